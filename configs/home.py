@@ -1,0 +1,71 @@
+"""Where state lives: `GROUPQWEN_HOME` (default `~/.groupqwen`), and the paths in it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from configs.catalog import Source
+
+
+@dataclass(frozen=True)
+class Home:
+    """All paths of one installation. Everything under it belongs to the owner alone (mode 700)."""
+
+    root: Path
+
+    @property
+    def models(self) -> Path:
+        return self.root / "models"
+
+    @property
+    def run(self) -> Path:
+        """Sockets, generated configuration and process ids of what runs now."""
+        return self.root / "run"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    @property
+    def redis(self) -> Path:
+        return self.root / "redis"
+
+    @property
+    def postgres(self) -> Path:
+        return self.root / "postgres"
+
+    @property
+    def journal(self) -> Path:
+        """Ledger rows on their way to PostgreSQL."""
+        return self.root / "journal"
+
+    @property
+    def keys(self) -> Path:
+        """API keys, hashed."""
+        return self.root / "keys.json"
+
+    @property
+    def credentials(self) -> Path:
+        """The owner's own key and the services' passwords, in clear, readable by the owner only."""
+        return self.root / "credentials.json"
+
+    def make(self) -> None:
+        """Create the folders."""
+        for folder in (self.root, self.models, self.run, self.logs, self.redis, self.postgres, self.journal):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.root.chmod(0o700)
+
+    def model_file(self, name: str, source: Source) -> Path:
+        """Where a downloaded file of variant or embedder `name` lies; a cut one lies joined."""
+        return self.models / name / (f"{name}.gguf" if source.parts else source.filename)
+
+    def embedder_file(self, name: str) -> Path:
+        """Where the embedder's ONNX export lies, which is made at install."""
+        return self.models / name / "model.int8.onnx"
+
+
+def home() -> Home:
+    """The home of this process's environment."""
+    return Home(Path(os.environ.get("GROUPQWEN_HOME") or "~/.groupqwen").expanduser().absolute())

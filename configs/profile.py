@@ -1,0 +1,130 @@
+"""Profiles: which variants one machine serves, how, and within which limits (`profiles/*.yaml`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, model_validator
+
+from configs.catalog import Catalog, load_catalog
+from configs.document import ROOT, ConfigError, Strict, read
+from configs.routing import Level
+
+PROFILES = ROOT / "profiles"
+
+
+class Limits(Strict):
+    """What is answered when a limit is reached stands in each description."""
+
+    body_bytes: int = Field(32 * 2**20, gt=0, description="Request body; beyond: 413.")
+    messages: int = Field(4096, gt=0, description="Messages in a conversation; beyond: 400.")
+    embedding_inputs: int = Field(256, gt=0, description="Texts in one embeddings request; beyond: 400.")
+    concurrent_requests: int = Field(
+        512, gt=0, description="Requests in the Gateway at once; beyond: 429 with Retry-After."
+    )
+    request_seconds: float = Field(600, gt=0, description="A whole answer; beyond: an error event, 504.")
+    keepalive_seconds: float = Field(
+        10, gt=0, description="A stream that is silent this long carries a comment."
+    )
+
+
+class ServedVariant(Strict):
+    """How one variant runs on this machine. Sizes are in tokens."""
+
+    context: int = Field(4096, gt=0, description="Most tokens of a request, prompt and answer.")
+    kv_tokens: int | None = Field(
+        None, gt=0, description="KV cells that all its requests share; unset: context × parallel ÷ 2."
+    )
+    parallel: int = Field(4, ge=1, le=128, description="Requests that it answers at once.")
+    max_queue: int = Field(64, ge=0, description="Requests that may wait; beyond: 429.")
+    threads: int = Field(1, ge=1, description="CPU threads that compute one step.")
+    gpu_layers: int = Field(0, description="Layers on the GPU; -1 is all.")
+    num_gpus: float = Field(0, ge=0, description="Share of a GPU that Ray reserves.")
+    num_cpus: float = Field(0.1, ge=0, description="CPUs that Ray reserves; a share, since they idle.")
+    replicas: int = Field(1, ge=1)
+
+    @property
+    def pool_tokens(self) -> int:
+        """Cells of the KV pool."""
+        return self.kv_tokens or max(self.context, self.context * self.parallel // 2)
+
+
+class Ports(Strict):
+    """Where the parts listen: on loopback. `up.sh --listen` opens the endpoint, and nothing else, to a
+    network. Redis and PostgreSQL have no port at all, only sockets that other users cannot reach."""
+
+    http: int = Field(8000, gt=0, lt=65536, description="The endpoint.")
+    dashboard: int = Field(8265, gt=0, lt=65536, description="Ray's dashboard.")
+    gcs: int = Field(6380, gt=0, lt=65536, description="Ray's control store.")
+    ray_client: int = Field(10001, gt=0, lt=65536, description="Ray Client.")
+    agent: int = Field(52365, gt=0, lt=65536, description="Ray's dashboard agent.")
+    metrics: int = Field(8090, gt=0, lt=65536, description="Ray's metrics agent (Prometheus).")
+    haproxy_stats: int = Field(8404, gt=0, lt=65536, description="HAProxy's statistics.")
+    haproxy_metrics: int = Field(9101, gt=0, lt=65536, description="HAProxy's metrics.")
+
+    def shifted(self, by: int) -> Ports:
+        """All ports moved by the same number, for a second group on one machine."""
+        return Ports.model_validate({name: port + by for name, port in self.model_dump().items()})
+
+
+class Profile(Strict):
+    """One machine's share of the group."""
+
+    name: str
+    description: str
+    variants: dict[str, ServedVariant] = Field(min_length=1, description="Catalog names → how they run.")
+    levels: dict[Level, str] = Field(description="Which variant answers which level of complexity.")
+    code: str | None = Field(None, description="The variant for code.")
+    vision: str | None = Field(None, description="The variant for images; unset: they are refused.")
+    translation: str | None = Field(None, description="The variant for translation.")
+    embedder: str = "all-minilm-l6-v2"
+    limits: Limits = Field(default_factory=lambda: Limits.model_validate({}))
+    ports: Ports = Field(default_factory=lambda: Ports.model_validate({}))
+    needs_network: bool = Field(False, description="Its weights come from a model hub.")
+
+    @model_validator(mode="after")
+    def _roles_are_served(self) -> Profile:
+        for role, variant in self.roles.items():
+            if variant not in self.variants:
+                raise ValueError(f"{role} names {variant!r}, which `variants` does not serve")
+        return self
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """Every role that names a variant: levels, code, vision, translation."""
+        named = {"code": self.code, "vision": self.vision, "translation": self.translation}
+        return {
+            **{f"levels.{level}": variant for level, variant in self.levels.items()},
+            **{role: variant for role, variant in named.items() if variant},
+        }
+
+    def check_against(self, catalog: Catalog) -> None:
+        """Raise `ConfigError` where the profile asks for what the catalog does not have."""
+        for name, served in self.variants.items():
+            spec = catalog.variant(name)
+            limit = spec.extended_context or spec.context
+            if served.context > limit:
+                raise ConfigError(
+                    f"profile {self.name}: {name}: a context of {served.context} tokens is beyond the "
+                    f"model's {limit}"
+                )
+        missing = [level for level in ("trivial", "simple", "moderate", "complex") if level not in self.levels]
+        if missing:
+            raise ConfigError(f"profile {self.name}: levels: no variant for {', '.join(missing)}")
+        if self.embedder not in catalog.embedders:
+            raise ConfigError(f"profile {self.name}: embedder {self.embedder!r} is not in the catalog")
+
+
+def profile_names() -> list[str]:
+    """The profiles that come with GroupQwen."""
+    return sorted(path.stem for path in PROFILES.glob("*.yaml"))
+
+
+def load_profile(name: str, catalog: Catalog | None = None) -> Profile:
+    """A profile by name, or from a path that ends in `.yaml`. Raises `ConfigError`."""
+    path = Path(name) if name.endswith(".yaml") else PROFILES / f"{name}.yaml"
+    if not path.is_file():
+        raise ConfigError(f"there is no profile {name!r}; there are {', '.join(profile_names())}")
+    profile = read(path, Profile)
+    profile.check_against(catalog or load_catalog())
+    return profile

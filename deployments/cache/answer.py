@@ -1,0 +1,67 @@
+"""What the cache keeps and what a lookup finds. Pure."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
+
+from deployments.chunks import ChunkBuilder, token_usage
+from deployments.router.decision import CacheOutcome
+
+
+@dataclass(frozen=True)
+class CachedAnswer:
+    """A complete answer, enough to replay it as a stream or a body."""
+
+    variant: str
+    content: str
+    reasoning: str | None
+    prompt_tokens: int
+    completion_tokens: int
+    created: int
+
+    @classmethod
+    def of(cls, answer: ChatCompletion) -> CachedAnswer:
+        message = answer.choices[0].message
+        usage = answer.usage
+        return cls(
+            variant=answer.model,
+            content=message.content or "",
+            reasoning=getattr(message, "reasoning_content", None),
+            prompt_tokens=usage.prompt_tokens if usage else 0,
+            completion_tokens=usage.completion_tokens if usage else 0,
+            created=int(time.time()),
+        )
+
+    def chunks(self, request_id: str) -> Iterator[ChatCompletionChunk]:
+        """The same sequence of chunks as a fresh answer, the whole text in one."""
+        builder = ChunkBuilder(request_id, self.variant)
+        yield builder.delta(0, role="assistant", content="")
+        if self.reasoning:
+            yield builder.delta(0, reasoning=self.reasoning)
+        yield builder.delta(0, content=self.content)
+        yield builder.delta(0, finish_reason="stop")
+        # Nothing was computed: all of the prompt counts as cached, as a provider's cache would report it.
+        usage = token_usage(self.prompt_tokens, self.completion_tokens, cached=self.prompt_tokens)
+        yield builder.usage(usage)
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """What the cache said, and what it needs to store the answer that a miss leads to."""
+
+    outcome: CacheOutcome
+    answer: CachedAnswer | None = None
+    distance: float | None = None
+    exact_key: str | None = None
+    fingerprint: str | None = None
+    query: str | None = None
+    embedding: bytes | None = None
+    """float32, little-endian; None where the request is not for semantic lookup."""
+
+    @property
+    def storable(self) -> bool:
+        return self.exact_key is not None and self.answer is None

@@ -1,0 +1,151 @@
+"""The cache's entries in Redis: exact by key, similar by vector. Every entry dies at its time.
+
+Vectors are indexed by redisvl (HNSW, cosine). redisvl's own `SemanticCache` is not used because it
+fixes a flat index and lets reads prolong an entry's life.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+
+import numpy as np
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError, ResponseError
+from redisvl.index import AsyncSearchIndex
+from redisvl.query import VectorQuery
+from redisvl.query.filter import Tag
+
+from deployments.cache.answer import CachedAnswer
+
+EXACT = "gq:exact:"
+PREFIX = "gq:semantic"
+INDEX = "gq:semantic:idx"
+
+
+def connect(url: str) -> Redis:
+    """A client that fails fast: a lookup is worth tens of milliseconds, not a reconnection."""
+    return Redis.from_url(
+        url, socket_timeout=1.0, socket_connect_timeout=0.5, retry=Retry(NoBackoff(), 1), max_connections=64
+    )
+
+
+class CacheStore:
+    """Entries of one Redis. Methods raise `RedisError` where it is away."""
+
+    def __init__(self, redis: Redis, dimensions: int) -> None:
+        self._redis = redis
+        self._index = AsyncSearchIndex.from_dict(
+            {
+                "index": {"name": INDEX, "prefix": PREFIX, "storage_type": "hash"},
+                "fields": [
+                    {"name": "fingerprint", "type": "tag"},
+                    {
+                        "name": "embedding",
+                        "type": "vector",
+                        "attrs": {
+                            "dims": dimensions,
+                            "algorithm": "hnsw",
+                            "distance_metric": "cosine",
+                            "datatype": "float32",
+                        },
+                    },
+                ],
+            },
+            redis_client=redis,
+        )
+        self._indexed = False
+
+    async def get(self, key: str) -> CachedAnswer | None:
+        """The answer to exactly this request."""
+        value = await self._redis.get(EXACT + key)
+        return _load(value) if value else None
+
+    async def nearest(self, fingerprint: str, embedding: bytes) -> tuple[CachedAnswer, float] | None:
+        """The most similar entry with this fingerprint, and its cosine distance (0 to 2)."""
+        await self._ensure_index()
+        query = VectorQuery(
+            vector=embedding,
+            vector_field_name="embedding",
+            return_fields=["answer", "expires_at"],
+            filter_expression=Tag("fingerprint") == fingerprint,
+            num_results=1,
+            dtype="float32",
+        )
+        try:
+            results = await self._index.query(query)
+        except ResponseError:
+            # Redis was restarted empty and has lost the index; the next lookup makes it again.
+            self._indexed = False
+            raise
+        if not results or float(results[0]["expires_at"]) < time.time():
+            return None
+        return _load(results[0]["answer"]), float(results[0]["vector_distance"])
+
+    async def put(
+        self, key: str, answer: CachedAnswer, ttl_seconds: int, *, fingerprint: str | None, embedding: bytes | None
+    ) -> None:
+        """Keep an answer for `ttl_seconds` from now; reading it does not prolong that."""
+        body = json.dumps(asdict(answer))
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.set(EXACT + key, body, ex=ttl_seconds)
+        if fingerprint is not None and embedding is not None:
+            await self._ensure_index()
+            entry = f"{PREFIX}:{key}"
+            fields: dict[str, str | bytes] = {
+                "fingerprint": fingerprint,
+                "embedding": embedding,
+                "answer": body,
+                "expires_at": str(time.time() + ttl_seconds),
+            }
+            pipeline.hset(entry, mapping=fields)  # type: ignore[arg-type]
+            pipeline.expire(entry, ttl_seconds)
+        await pipeline.execute()
+
+    async def clear(self) -> int:
+        """Delete every entry; returns how many there were."""
+        deleted = 0
+        for pattern in (f"{EXACT}*", f"{PREFIX}:*"):
+            batch: list[bytes] = []
+            async for key in self._redis.scan_iter(pattern, count=1000):
+                batch.append(key)
+                if len(batch) == 1000:
+                    deleted += int(await self._redis.unlink(*batch))
+                    batch = []
+            if batch:
+                deleted += int(await self._redis.unlink(*batch))
+        return deleted
+
+    async def counts(self) -> dict[str, int]:
+        """Entries by kind."""
+        counted = {"exact": 0, "semantic": 0}
+        async for _ in self._redis.scan_iter(f"{EXACT}*", count=1000):
+            counted["exact"] += 1
+        async for _ in self._redis.scan_iter(f"{PREFIX}:*", count=1000):
+            counted["semantic"] += 1
+        return counted
+
+    async def ping(self) -> None:
+        await self._redis.ping()
+
+    async def _ensure_index(self) -> None:
+        if not self._indexed:
+            if not await self._index.exists():
+                try:
+                    await self._index.create(overwrite=False)
+                except RedisError as error:
+                    if "already exists" not in str(error).lower():
+                        raise
+            self._indexed = True
+
+
+def as_bytes(vector: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> bytes:
+    """A vector as Redis takes it."""
+    return np.asarray(vector, "<f4").tobytes()
+
+
+def _load(value: bytes | str) -> CachedAnswer:
+    return CachedAnswer(**json.loads(value))

@@ -1,0 +1,319 @@
+"""The chat contract: what goes into a variant and what comes out, whatever its engine.
+
+In: a `ChatRequest`. Out: an async generator of the `openai` package's `ChatCompletionChunk`s.
+Nothing here knows HTTP, Ray or an engine.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol
+
+from openai.types.chat import ChatCompletionChunk
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from configs.routing import DeviceClass
+
+
+class StreamOptions(BaseModel):
+    """OpenAI's `stream_options`."""
+
+    include_usage: bool = Field(False, description="Send a last chunk with token counts and no choices.")
+
+
+class ChatRequest(BaseModel):
+    """One chat completion as a variant sees it: OpenAI's fields, checked, with unknown ones ignored.
+
+    Messages stay plain dictionaries, because chat templates read them as such; `content` may be a
+    string, a list of parts or null in every role, as clients in the wild send it.
+    """
+
+    model_config = ConfigDict(extra="ignore")
+
+    messages: list[dict[str, Any]] = Field(min_length=1, description="The conversation, oldest first.")
+    model: str | None = Field(None, description="A variant, an alias, or `auto` (also when absent).")
+    stream: bool = Field(False, description="Answer with server-sent events.")
+    stream_options: StreamOptions | None = Field(None, description="Options of a streamed answer.")
+    max_tokens: int | None = Field(
+        None, ge=0, description="Most tokens to generate; beyond the variant's limit it is clamped."
+    )
+    max_completion_tokens: int | None = Field(None, ge=0, description="The newer name of `max_tokens`.")
+    n: int = Field(1, ge=1, le=16, description="How many answers to generate.")
+    temperature: float | None = Field(None, ge=0, le=2, description="0 is greedy.")
+    top_p: float | None = Field(None, gt=0, le=1, description="Nucleus sampling.")
+    top_k: int | None = Field(None, ge=0, description="Keep the k likeliest tokens; 0 keeps all.")
+    min_p: float | None = Field(
+        None, ge=0, le=1, description="Drop tokens below this share of the likeliest."
+    )
+    repetition_penalty: float | None = Field(None, gt=0, le=3, description="1 is none.")
+    presence_penalty: float | None = Field(None, ge=-2, le=2, description="0 is none.")
+    frequency_penalty: float | None = Field(None, ge=-2, le=2, description="0 is none.")
+    logit_bias: dict[str, float] | None = Field(None, description="Token id → bias, -100 to 100.")
+    seed: int | None = Field(None, description="Same seed, same request, same engine: same answer.")
+    stop: list[str] | None = Field(None, max_length=16, description="Strings that end the answer.")
+    logprobs: bool = Field(False, description="Return the log-probability of each token.")
+    top_logprobs: int | None = Field(None, ge=0, le=20, description="And of this many alternatives.")
+    response_format: dict[str, Any] | None = Field(
+        None, description="`text`, `json_object` or `json_schema`."
+    )
+    tools: list[dict[str, Any]] | None = Field(None, max_length=256, description="Functions to offer.")
+    tool_choice: str | dict[str, Any] | None = Field(
+        None, description="`auto`, `none`, `required` or one function."
+    )
+    chat_template_kwargs: dict[str, Any] = Field(
+        default_factory=dict, description="Passed to the chat template, for example `enable_thinking`."
+    )
+    user: str | None = Field(None, max_length=512, description="The end user, for the ledger.")
+    metadata: dict[str, Any] | None = Field(None, description="Free labels kept with the request.")
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _one_stop_is_a_list(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @field_validator("stop")
+    @classmethod
+    def _no_empty_stop(cls, value: list[str] | None) -> list[str] | None:
+        return [text for text in value if text] if value else value
+
+    @field_validator("n", mode="before")
+    @classmethod
+    def _null_is_one(cls, value: Any) -> Any:
+        return 1 if value is None else value
+
+    @field_validator("stream", "logprobs", mode="before")
+    @classmethod
+    def _null_is_false(cls, value: Any) -> Any:
+        return False if value is None else value
+
+    @field_validator("chat_template_kwargs", mode="before")
+    @classmethod
+    def _null_is_empty(cls, value: Any) -> Any:
+        return {} if value is None else value
+
+    @field_validator("logit_bias")
+    @classmethod
+    def _bias_names_tokens(cls, value: dict[str, float] | None) -> dict[str, float] | None:
+        for key, bias in (value or {}).items():
+            if not key.isdecimal() or not -100 <= bias <= 100:
+                raise ValueError(f"logit_bias[{key!r}] must map a token id to a number from -100 to 100")
+        return value
+
+    @field_validator("messages")
+    @classmethod
+    def _messages_have_roles(cls, value: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        for index, message in enumerate(value):
+            if message.get("role") not in ("system", "developer", "user", "assistant", "tool", "function"):
+                raise ValueError(f"messages[{index}].role is missing or unknown")
+            if not isinstance(message.get("content"), str | list | None):
+                raise ValueError(f"messages[{index}].content must be a string, a list of parts or null")
+        return value
+
+    @field_validator("tools")
+    @classmethod
+    def _tools_are_functions(cls, value: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
+        for index, tool in enumerate(value or []):
+            function = tool.get("function")
+            if tool.get("type", "function") != "function" or not isinstance(function, dict):
+                raise ValueError(f"tools[{index}] must be of type function and hold a function")
+            if not isinstance(function.get("name"), str) or not function["name"]:
+                raise ValueError(f"tools[{index}].function.name is missing")
+            if not isinstance(function.get("parameters", {}), dict | None):
+                raise ValueError(f"tools[{index}].function.parameters must be a JSON schema object")
+        return value
+
+    @model_validator(mode="after")
+    def _tool_choice_is_offered(self) -> ChatRequest:
+        choice = self.tool_choice
+        if isinstance(choice, dict):
+            name = (choice.get("function") or {}).get("name")
+            if name not in [tool["function"]["name"] for tool in self.tools or []]:
+                raise ValueError(f"tool_choice names {name!r}, which tools does not declare")
+        elif choice not in (None, "auto", "none", "required"):
+            raise ValueError("tool_choice must be auto, none, required or a function")
+        elif choice == "required" and not self.tools:
+            raise ValueError("tool_choice is required but tools is empty")
+        return self
+
+    @property
+    def token_limit(self) -> int | None:
+        """Most completion tokens asked for, under either of its names; None where neither is given."""
+        given = self.max_completion_tokens
+        return self.max_tokens if given is None else given
+
+
+class CompletionRequest(BaseModel):
+    """OpenAI's legacy `/v1/completions`: a raw prompt, no chat template."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    prompt: str | list[str] | list[int] | list[list[int]] = Field(
+        description="Text, token ids, or a list."
+    )
+    model: str | None = Field(None, description="A variant, an alias, or `auto`.")
+    max_tokens: int | None = Field(16, ge=0, description="OpenAI's default is 16.")
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    n: int = Field(1, ge=1, le=16)
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    logprobs: int | None = Field(None, ge=0, le=20)
+    echo: bool = Field(False, description="Repeat the prompt before the completion.")
+    stop: str | list[str] | None = None
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    logit_bias: dict[str, float] | None = None
+    seed: int | None = None
+    user: str | None = Field(None, max_length=512)
+
+    @property
+    def prompts(self) -> list[str] | list[list[int]]:
+        """The prompts one by one, each a text or a list of token ids."""
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        if self.prompt and isinstance(self.prompt[0], int):
+            return [self.prompt]  # type: ignore[list-item]
+        return self.prompt  # type: ignore[return-value]
+
+    def as_chat(self, prompt: str | list[int]) -> RawPromptRequest:
+        """One of the prompts, with the sampling fields, as what a variant takes."""
+        given = self.model_dump(
+            exclude={"prompt", "logprobs", "echo"}, exclude_none=True, exclude_unset=True
+        )
+        return RawPromptRequest.model_validate(
+            {
+                "max_tokens": self.max_tokens,
+                **given,
+                "prompt": prompt,
+                "messages": [{"role": "user", "content": prompt if isinstance(prompt, str) else None}],
+                "logprobs": self.logprobs is not None,
+                "top_logprobs": self.logprobs,
+            }
+        )
+
+
+class RawPromptRequest(ChatRequest):
+    """A completion of `prompt` (text or token ids) as it stands: no chat template is applied."""
+
+    prompt: str | list[int]
+
+
+@dataclass(frozen=True)
+class RequestContext:
+    """Who asks and how, beside what is asked: made by the Gateway, handed from room to room."""
+
+    request_id: str
+    key_id: str = ""
+    user: str | None = None
+    session: str | None = None
+    device: DeviceClass = "server"
+    cache: Literal["use", "refresh", "bypass"] = "use"
+    """`refresh` asks anew and stores; `bypass` neither reads nor stores."""
+    received: float = field(default_factory=time.time)
+    """Unix time, seconds."""
+
+    def numbered(self, n: int) -> RequestContext:
+        """The context of one of several requests that came in one; the first keeps the id."""
+        return self if n == 0 else replace(self, request_id=f"{self.request_id}-{n}")
+
+
+ErrorKind = Literal[
+    "invalid_request_error",
+    "authentication_error",
+    "permission_error",
+    "not_found_error",
+    "rate_limit_error",
+    "server_error",
+]
+
+
+class ChatError(Exception):
+    """Anything that ends a request without an answer, in OpenAI's terms.
+
+    Attributes: `status` (HTTP), `kind` (OpenAI's `type`), `code`, `param`, and `retry_after` in
+    seconds where trying again helps. Survives pickling, because it crosses deployments.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 500,
+        kind: ErrorKind = "server_error",
+        code: str | None = None,
+        param: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.status = status
+        self.kind: ErrorKind = kind
+        self.code = code
+        self.param = param
+        self.retry_after = retry_after
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_rebuild, (self.message, self.status, self.kind, self.code, self.param, self.retry_after))
+
+    def body(self) -> dict[str, Any]:
+        """OpenAI's error object."""
+        return {
+            "error": {"message": self.message, "type": self.kind, "code": self.code, "param": self.param}
+        }
+
+
+def _rebuild(
+    message: str,
+    status: int,
+    kind: ErrorKind,
+    code: str | None,
+    param: str | None,
+    retry_after: float | None,
+) -> ChatError:
+    return ChatError(message, status=status, kind=kind, code=code, param=param, retry_after=retry_after)
+
+
+def invalid(message: str, *, param: str | None = None, code: str | None = None) -> ChatError:
+    """A 400: the request itself is wrong."""
+    return ChatError(message, status=400, kind="invalid_request_error", code=code, param=param)
+
+
+def context_too_long(n_prompt: int, limit: int) -> ChatError:
+    """OpenAI's `context_length_exceeded`: the prompt alone (tokens) does not fit the variant's context."""
+    return invalid(
+        f"This model's maximum context length is {limit} tokens, and the messages hold {n_prompt}. "
+        "Shorten them, or name a variant with a longer context (see /v1/models).",
+        param="messages",
+        code="context_length_exceeded",
+    )
+
+
+def queue_full(retry_after: float) -> ChatError:
+    """A 429: the variant's queue is at its limit; `retry_after` in seconds."""
+    return ChatError(
+        "All slots of this variant are busy and its queue is full. Try again shortly.",
+        status=429,
+        kind="rate_limit_error",
+        code="queue_full",
+        retry_after=retry_after,
+    )
+
+
+def engine_gone(variant: str) -> ChatError:
+    """A 503: the variant's engine or replica died or is not there yet."""
+    return ChatError(
+        f"The variant {variant!r} is not available right now. It restarts by itself; try again.",
+        status=503,
+        code="engine_unavailable",
+        retry_after=5.0,
+    )
+
+
+class Variant(Protocol):
+    """What every engine's adapter offers to the Router."""
+
+    def chat(self, request: ChatRequest, request_id: str) -> AsyncIterator[ChatCompletionChunk]:
+        """Stream one answer; ends with a chunk that carries `usage` and no choices."""
+        ...

@@ -1,0 +1,55 @@
+"""Sentence embeddings: text in, unit vectors out. One per request, shared by cache and classifier.
+
+Thread-safe; knows nothing of Redis or of what the vectors are for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+from tokenizers import Tokenizer
+
+PAD = 0
+BATCH = 32
+
+
+class Embedder:
+    """`model` is what `deployments.embedding.export` wrote. Texts beyond `max_tokens` are cut."""
+
+    def __init__(self, model: Path, tokenizer: Path, *, max_tokens: int, threads: int = 1) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        self._session = onnxruntime.InferenceSession(
+            str(model), options, providers=["CPUExecutionProvider"]
+        )
+        self._tokenizer = Tokenizer.from_file(str(tokenizer))
+        self._tokenizer.no_padding()
+        self._tokenizer.enable_truncation(max_tokens)
+        self.dimensions = int(self._session.get_outputs()[0].shape[1])
+
+    def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Unit vectors (len(texts), dimensions). Texts are grouped by length, so that little is padded."""
+        encoded = [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
+        out = np.empty((len(encoded), self.dimensions), np.float32)
+        order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
+        for start in range(0, len(order), BATCH):
+            group = order[start : start + BATCH]
+            width = max(len(encoded[i]) for i in group)
+            ids = np.full((len(group), width), PAD, np.int64)
+            mask = np.zeros((len(group), width), np.int64)
+            for row, i in enumerate(group):
+                ids[row, : len(encoded[i])] = encoded[i]
+                mask[row, : len(encoded[i])] = 1
+            (vectors,) = self._session.run(None, {"input_ids": ids, "attention_mask": mask})
+            out[group] = vectors
+        return out
+
+    def count_tokens(self, texts: Sequence[str]) -> int:
+        """Tokens that `embed` reads of these texts."""
+        return sum(len(encoding.ids) for encoding in self._tokenizer.encode_batch(list(texts)))

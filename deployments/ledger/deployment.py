@@ -1,0 +1,103 @@
+"""The Ledger as a Serve deployment: drains the journals into PostgreSQL, off every request's path."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+from ray import serve
+from ray.serve.metrics import Gauge
+
+from deployments.ledger.journal import (
+    pending_bytes,
+    read_batch,
+    read_offset,
+    remove_if_done,
+    write_offset,
+)
+from deployments.ledger.store import LedgerStore
+
+logger = logging.getLogger("ray.serve")
+
+BATCH_ROWS = 500
+IDLE_SECONDS = 0.5
+RETRY_SECONDS = 2.0
+
+
+class Drain:
+    """Copies journal files into the store, each row once: a batch is committed before its offset is
+    remembered, and a row that comes twice is recognized by its request id."""
+
+    def __init__(self, folder: Path, store: LedgerStore) -> None:
+        self._folder = folder
+        self._store = store
+        self.rows = 0
+        self.damaged = 0
+
+    async def once(self) -> int:
+        """Copy what is there. Returns how many rows were new."""
+        new = 0
+        for path in sorted(self._folder.glob("*.journal")):
+            offset = read_offset(path)
+            while True:
+                batch = read_batch(path, offset, BATCH_ROWS)
+                if batch.end == offset:
+                    break
+                if batch.rows:
+                    new += await self._store.insert(batch.rows)
+                if batch.damaged:
+                    logger.error("%d damaged journal lines in %s were left out", batch.damaged, path.name)
+                    self.damaged += batch.damaged
+                offset = batch.end
+                write_offset(path, offset)
+            remove_if_done(path, offset)
+        self.rows += new
+        return new
+
+
+@serve.deployment
+class Ledger:
+    """Every query, in PostgreSQL. While that is away the journals grow; nothing is lost."""
+
+    def __init__(self, url: str, folder: str) -> None:
+        self._folder = Path(folder)
+        self._store = LedgerStore(url)
+        self._drain = Drain(self._folder, self._store)
+        self._error: str | None = None
+        self._lag = Gauge("groupqwen_ledger_pending_bytes", "Journal bytes that wait for PostgreSQL.")
+        self._draining = asyncio.get_running_loop().create_task(self._run())
+
+    async def _run(self) -> None:
+        while True:
+            pause = IDLE_SECONDS
+            try:
+                await self._store.connect()
+                await self._drain.once()
+                self._error = None
+            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                if self._error is None:
+                    logger.warning("PostgreSQL is away (%s); rows wait in the journal", error)
+                self._error = f"{type(error).__name__}: {error}"
+                pause = RETRY_SECONDS
+            except Exception as error:
+                logger.exception("the Ledger could not drain the journal")
+                self._error = f"{type(error).__name__}: {error}"
+                pause = RETRY_SECONDS
+            self._lag.set(pending_bytes(self._folder))
+            await asyncio.sleep(pause)
+
+    async def health(self) -> dict[str, Any]:
+        """Whether PostgreSQL takes rows, and how many bytes wait."""
+        return {
+            "ok": self._error is None,
+            "error": self._error,
+            "pending_bytes": pending_bytes(self._folder),
+            "damaged_lines": self._drain.damaged,
+        }
+
+    async def check_health(self) -> None:
+        if self._draining.done():
+            raise RuntimeError("the Ledger's drain has died")

@@ -1,0 +1,137 @@
+"""The way of a row from where it happens to PostgreSQL, whatever dies in between.
+
+Who has a row to keep appends it to a file of its own (one `write`, tens of microseconds) and is done;
+the Ledger reads all such files and copies them into PostgreSQL. A row that `append` has returned from
+survives the death of its writer, of the Ledger and of PostgreSQL. Each line carries its checksum.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+import time
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROTATE_BYTES = 8 << 20
+
+
+class Journal:
+    """One writer's end. The file is locked while its writer lives, which is how the reader knows."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._file = -1
+        self._written = 0
+        self._open()
+
+    def _open(self) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        name = f"{time.time_ns() // 1_000_000}-{os.getpid()}-{secrets.token_hex(4)}.journal"
+        self._file = os.open(self._folder / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        self._written = 0
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Keep a row (JSON types only). Raises OSError where the disk takes no more."""
+        line = _encode(row)
+        if self._written + len(line) > ROTATE_BYTES:
+            self.close()
+            self._open()
+        os.write(self._file, line)
+        self._written += len(line)
+
+    def close(self) -> None:
+        os.close(self._file)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of one file, from `start` to `end` (bytes); `damaged` lines were not readable."""
+
+    path: Path
+    rows: list[dict[str, Any]]
+    start: int
+    end: int
+    damaged: int
+
+
+def read_batch(path: Path, start: int, limit: int) -> Batch:
+    """Up to `limit` rows from byte `start`. A last line without its end is left for later."""
+    rows: list[dict[str, Any]] = []
+    end, damaged = start, 0
+    with path.open("rb") as file:
+        file.seek(start)
+        for line in file:
+            if not line.endswith(b"\n") or len(rows) == limit:
+                break
+            end += len(line)
+            row = _decode(line)
+            if row is None:
+                damaged += 1
+            else:
+                rows.append(row)
+    return Batch(path, rows, start, end, damaged)
+
+
+def read_offset(path: Path) -> int:
+    """How much of a journal file is in PostgreSQL already (bytes)."""
+    try:
+        return int(_offset_file(path).read_text())
+    except (OSError, ValueError):
+        return 0
+
+
+def write_offset(path: Path, offset: int) -> None:
+    """Remember it; replaced in one step, so that a crash leaves the old or the new."""
+    staged = path.with_suffix(".offset.new")
+    staged.write_text(str(offset))
+    staged.replace(_offset_file(path))
+
+
+def remove_if_done(path: Path, offset: int) -> bool:
+    """Delete a file that is read to its end and whose writer is gone."""
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        # A half-written last line of a dead writer was never acknowledged to anyone.
+        file.seek(offset)
+        if b"\n" in file.read():
+            return False
+    path.unlink()
+    _offset_file(path).unlink(missing_ok=True)
+    return True
+
+
+def pending_bytes(folder: Path) -> int:
+    """Bytes that wait to be copied."""
+    return sum(
+        max(0, path.stat().st_size - read_offset(path)) for path in folder.glob("*.journal") if path.exists()
+    )
+
+
+def _offset_file(path: Path) -> Path:
+    return path.with_suffix(".offset")
+
+
+def _encode(row: Mapping[str, Any]) -> bytes:
+    body = json.dumps(row, ensure_ascii=True, separators=(",", ":")).encode()
+    return b"%08x %s\n" % (zlib.crc32(body), body)
+
+
+def _decode(line: bytes) -> dict[str, Any] | None:
+    checksum, _, body = line.rstrip(b"\n").partition(b" ")
+    try:
+        if int(checksum, 16) != zlib.crc32(body):
+            return None
+        row = json.loads(body)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) else None

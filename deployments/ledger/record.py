@@ -1,0 +1,132 @@
+"""One row of the query log: what was asked, who answered, what it took. Pure."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from openai.types import CompletionUsage
+from openai.types.chat import ChatCompletionChunk
+
+from configs.catalog import Catalog
+from deployments.classifier.rules import last_user_text
+from deployments.contract import ChatRequest, RequestContext
+from deployments.router.decision import CacheOutcome, RouteDecision
+
+QUERY_CHARS = 500
+"""How much of the question is kept."""
+
+
+@dataclass
+class Progress:
+    """What can be seen of an answer while it passes."""
+
+    received: float
+    first_token: float | None = None
+    finish_reason: str | None = None
+    usage: CompletionUsage | None = None
+
+    def see(self, item: object) -> None:
+        """Take note of one item of the stream."""
+        if not isinstance(item, ChatCompletionChunk):
+            return
+        self.usage = item.usage or self.usage
+        for choice in item.choices:
+            self.finish_reason = choice.finish_reason or self.finish_reason
+            delta = choice.delta
+            if self.first_token is None and (
+                delta.content or delta.tool_calls or getattr(delta, "reasoning_content", None)
+            ):
+                self.first_token = time.time()
+
+
+@dataclass
+class QueryRecord:
+    """Times are Unix seconds, durations milliseconds, cost US dollars."""
+
+    request_id: str
+    at: float
+    key_id: str
+    user: str | None
+    session: str | None
+    query: str
+    requested: str
+    device: str
+    variant: str | None = None
+    trace: dict[str, Any] = field(default_factory=dict)
+    """The `RouteDecision`."""
+    cache: CacheOutcome = "miss"
+    cache_distance: float | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    ttft_ms: float | None = None
+    latency_ms: float = 0.0
+    cost_usd: float = 0.0
+    finish_reason: str | None = None
+    status: int = 200
+    error: str | None = None
+
+    @classmethod
+    def begin(cls, request: ChatRequest, context: RequestContext) -> QueryRecord:
+        return cls(
+            request_id=context.request_id,
+            at=context.received,
+            key_id=context.key_id,
+            user=context.user,
+            session=context.session,
+            query=last_user_text(request.messages)[:QUERY_CHARS],
+            requested=request.model or "auto",
+            device=context.device,
+        )
+
+    def route(
+        self,
+        decision: RouteDecision,
+        cache: CacheOutcome,
+        distance: float | None,
+        *,
+        variant: str | None = None,
+    ) -> None:
+        """What was decided; `variant` where another one's answer came from the cache."""
+        self.variant = variant or decision.variant
+        self.trace = decision.as_dict()
+        self.cache, self.cache_distance = cache, distance
+
+    def fail(self, status: int, error: str) -> None:
+        """How it failed; 499 is a client that went away."""
+        self.status, self.error = status, error[:QUERY_CHARS]
+
+    def finish(self, progress: Progress, catalog: Catalog) -> None:
+        """Durations, tokens and cost, at the end."""
+        self.latency_ms = round((time.time() - self.at) * 1e3, 3)
+        if progress.first_token is not None:
+            self.ttft_ms = round((progress.first_token - self.at) * 1e3, 3)
+        self.finish_reason = progress.finish_reason
+        if progress.usage is None:
+            return
+        self.prompt_tokens = progress.usage.prompt_tokens
+        self.completion_tokens = progress.usage.completion_tokens
+        details = progress.usage.prompt_tokens_details
+        self.cached_tokens = (details.cached_tokens or 0) if details else 0
+        if self.variant in catalog.variants and self.cache not in ("exact", "semantic"):
+            price = catalog.variants[self.variant].price
+            cost = self.prompt_tokens * price.input + self.completion_tokens * price.output
+            self.cost_usd = cost / 1e6
+
+    def as_row(self) -> dict[str, Any]:
+        """JSON types only, and only text that PostgreSQL takes."""
+        row: dict[str, Any] = _storable(asdict(self))
+        return row
+
+
+def _storable(value: Any) -> Any:
+    """Without NUL and lone surrogates, which PostgreSQL's text and jsonb refuse."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode().replace("\x00", "")
+    if isinstance(value, dict):
+        return {_storable(key): _storable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_storable(item) for item in value]
+    return value

@@ -1,0 +1,53 @@
+"""A route is data: what was decided, from what, and why the others were passed over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+CacheOutcome = Literal["exact", "semantic", "miss", "bypass"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A variant that was considered. `passed_over` is None for the one that was chosen."""
+
+    variant: str
+    passed_over: str | None = None
+
+
+@dataclass(frozen=True)
+class RouteDecision:
+    """Which variant answers, and why. `escalation_threshold`: the confidence below which a larger variant
+    would be asked (None: not for this route). `decided_ms`: how long deciding took, milliseconds."""
+
+    variant: str
+    reason: str
+    requested: str
+    complexity: float
+    level: str
+    task: str
+    device: str
+    candidates: tuple[Candidate, ...] = ()
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    escalation_threshold: float | None = None
+    decided_ms: float = 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """For logs, the Ledger and clients that ask."""
+        return asdict(self)
+
+    def header(self) -> str:
+        """One line for `x-groupqwen-decision`, in ASCII."""
+        line = f"{self.reason}; complexity={self.complexity:.2f}; level={self.level}; task={self.task}"
+        return line.encode("ascii", "replace").decode()
+
+
+@dataclass(frozen=True)
+class Routed:
+    """The first thing a routed answer says: its decision and what the cache had to say."""
+
+    decision: RouteDecision
+    cache: CacheOutcome
+    cache_distance: float | None = None

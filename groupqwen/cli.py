@@ -1,0 +1,263 @@
+"""The `groupqwen` command: start, stop, look, chat."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Annotated, Any
+
+import httpx
+import typer
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+
+from configs.catalog import load_catalog
+from configs.document import ConfigError
+from configs.home import home
+from configs.profile import load_profile, profile_names
+from groupqwen import __version__
+from groupqwen.downloads import DownloadError, is_ready
+from groupqwen.models import pull, wanted
+from groupqwen.stack.problem import StartProblem
+
+app = typer.Typer(
+    name="groupqwen",
+    help="One OpenAI-compatible endpoint over a group of Qwen models on your own hardware.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+)
+models_app = typer.Typer(help="The catalog: what there is, what is downloaded.", no_args_is_help=True)
+app.add_typer(models_app, name="models")
+console = Console()
+errors = Console(stderr=True)
+
+ProfileOption = Annotated[
+    str, typer.Option("--profile", help="Which models and how: a name of configs/profiles, or a YAML file.")
+]
+
+
+@app.command()
+def up(
+    profile: ProfileOption = "cpu",
+    listen: Annotated[
+        str | None,
+        typer.Option(help="Also listen on this address, say your Tailscale one. Keys are always required."),
+    ] = None,
+    port_offset: Annotated[
+        int, typer.Option(help="Move every port by this number, to run beside something else.")
+    ] = 0,
+    ask: Annotated[bool, typer.Option(help="Ask one question at the end.")] = True,
+) -> None:
+    """Start everything, wait until it answers, ask one question. Safe to run again at any time."""
+    from groupqwen.stack.lifecycle import Choices, settings_for
+    from groupqwen.stack.lifecycle import up as bring_up
+
+    started = time.monotonic()
+    choices = Choices(profile=profile, listen=listen, port_offset=port_offset)
+    settings = settings_for(home(), choices)
+    credentials = bring_up(settings, choices, console)
+    console.print(f"Ready in {time.monotonic() - started:.0f} s.")
+    if ask:
+        _ask_first_question(settings.endpoint, credentials.api_key)
+    table = Table(show_header=False, box=None, padding=(0, 2))
+    table.add_row("Endpoint", settings.endpoint)
+    if listen:
+        table.add_row("", f"http://{listen}:{settings.ports.http}/v1")
+    table.add_row("API key", credentials.api_key)
+    table.add_row("API docs", settings.endpoint.removesuffix("/v1") + "/docs")
+    table.add_row("Ray dashboard", f"{settings.dashboard}  (token: {settings.home.run / 'ray-token'})")
+    table.add_row("Stop", "bash scripts/down.sh")
+    console.print(Panel(table, title="GroupQwen", expand=False))
+
+
+@app.command()
+def down() -> None:
+    """Stop exactly what `up` has started. Models, cache, ledger and keys stay."""
+    from groupqwen.stack.lifecycle import Choices, remembered, settings_for
+    from groupqwen.stack.lifecycle import down as bring_down
+
+    choices = remembered(home()) or Choices()
+    if bring_down(settings_for(home(), choices), console):
+        console.print("Stopped. Your data is in " + str(home().root))
+    else:
+        console.print("Nothing was running.")
+
+
+@app.command()
+def status() -> None:
+    """What runs, how it is, and how to reach it."""
+    endpoint, key = _endpoint()
+    health = _get(endpoint, key, "/health", accept=(200, 503)).json()
+    table = Table("part", "state", "details", title=f"GroupQwen: {health['status']}", expand=False)
+    for part, state in (health.get("parts") or {}).items():
+        if part != "variants":
+            details = ", ".join(f"{k}={v}" for k, v in state.items() if k != "ok" and v not in (None, 0))
+            table.add_row(part, "ok" if state["ok"] else "[red]away[/red]", details)
+    for model in _get(endpoint, key, "/models").json()["data"][1:]:
+        live = model["status"]
+        details = f"{live.get('active', '-')} active, {live.get('waiting', '-')} waiting, {live.get('memory_mb', '-')} MiB"
+        table.add_row(model["id"], live["state"], details)
+    console.print(table)
+    console.print(f"Endpoint  {endpoint}\nAPI key   {key}")
+
+
+@app.command()
+def chat(
+    question: Annotated[list[str] | None, typer.Argument(help="What to ask; nothing: a conversation.")] = None,
+    model: Annotated[str, typer.Option("--model", "-m", help="auto, a level, a variant or an alias.")] = "auto",
+    explain: Annotated[bool, typer.Option(help="Show who answered and why.")] = True,
+) -> None:
+    """Ask a question, or talk."""
+    endpoint, key = _endpoint()
+    history: list[dict[str, str]] = []
+    asked = " ".join(question or [])
+    while True:
+        if not asked:
+            try:
+                asked = console.input("[bold]> [/bold]").strip()
+            except (EOFError, KeyboardInterrupt):
+                return
+            if not asked:
+                return
+        history.append({"role": "user", "content": asked})
+        history.append({"role": "assistant", "content": _print_answer(endpoint, key, model, history, explain)})
+        if question:
+            return
+        asked = ""
+
+
+@app.command()
+def plan(profile: ProfileOption = "cpu") -> None:
+    """What a profile serves and the memory that it declares, before anything is started."""
+    catalog = load_catalog()
+    chosen = load_profile(profile, catalog)
+    table = Table("variant", "engine", "weights", "KV cache", "context", "parallel", "GPU", "roles")
+    total = 0.0
+    for name, served in chosen.variants.items():
+        spec = catalog.variant(name)
+        kv = spec.architecture.kv_bytes_per_token() * served.pool_tokens / 2**20
+        total += spec.memory_mb + kv
+        roles = [role.removeprefix("levels.") for role, variant in chosen.roles.items() if variant == name]
+        table.add_row(
+            name,
+            spec.engine,
+            f"{spec.memory_mb} MiB",
+            f"{kv:.0f} MiB",
+            str(served.context),
+            str(served.parallel),
+            f"{served.num_gpus:g}",
+            ", ".join(roles),
+        )
+    console.print(table)
+    console.print(f"{chosen.description}\nDeclared memory: {total:.0f} MiB")
+
+
+@app.command()
+def version() -> None:
+    """The version."""
+    console.print(__version__)
+
+
+@models_app.command("list")
+def models_list() -> None:
+    """Every variant of the catalog."""
+    catalog = load_catalog()
+    table = Table("variant", "title", "engine", "quantization", "weights", "context", "capabilities", "here")
+    for name, spec in catalog.variants.items():
+        ready = is_ready(spec.source, home().model_file(name, spec.source))
+        size = f"{spec.source.bytes / 2**30:.2f} GiB" if spec.source.bytes else "-"
+        table.add_row(
+            name,
+            spec.title,
+            spec.engine,
+            spec.quantization,
+            size,
+            str(spec.context),
+            " ".join(sorted(spec.capabilities)),
+            "yes" if ready else "",
+        )
+    console.print(table)
+    console.print(f"Profiles: {', '.join(profile_names())}")
+
+
+@models_app.command("pull")
+def models_pull(profile: ProfileOption = "cpu") -> None:
+    """Download a profile's weights: resumed where it stopped, verified, with progress."""
+    catalog = load_catalog()
+    here = home()
+    here.make()
+    pull(wanted(load_profile(profile, catalog), catalog, here), console)
+    console.print("All weights are there.")
+
+
+def _endpoint() -> tuple[str, str]:
+    from groupqwen.stack.credentials import load_credentials
+    from groupqwen.stack.lifecycle import remembered, settings_for
+
+    choices = remembered(home())
+    if choices is None:
+        raise StartProblem("nothing has been started here yet: run `bash scripts/up.sh`")
+    return settings_for(home(), choices).endpoint, load_credentials(home()).api_key
+
+
+def _get(endpoint: str, key: str, path: str, accept: tuple[int, ...] = (200,)) -> httpx.Response:
+    try:
+        response = httpx.get(endpoint + path, headers={"Authorization": f"Bearer {key}"}, timeout=15)
+    except httpx.HTTPError as error:
+        raise StartProblem(f"{endpoint} does not answer: run `bash scripts/up.sh`") from error
+    if response.status_code not in accept:
+        raise StartProblem(f"{endpoint}{path} answered {response.status_code}: {response.text[:200]}")
+    return response
+
+
+def _ask_first_question(endpoint: str, key: str) -> None:
+    question = "What is the capital of France? Answer in one sentence."
+    response = httpx.post(
+        f"{endpoint}/chat/completions",
+        headers={"Authorization": f"Bearer {key}", "cache-control": "no-store"},
+        json={"messages": [{"role": "user", "content": question}], "max_tokens": 60},
+        timeout=120,
+    )
+    if response.status_code != 200:
+        raise StartProblem(f"the first question failed: {response.status_code} {response.text[:300]}")
+    answer: dict[str, Any] = response.json()
+    about = answer["metadata"]
+    console.print(f"\n[bold]You[/bold]  {question}")
+    console.print(f"[bold]{about['variant']}[/bold]  {answer['choices'][0]['message']['content'].strip()}")
+    console.print(f"[dim]why: {response.headers['x-groupqwen-decision']}; {about['latency_ms']:.0f} ms[/dim]\n")
+
+
+def _print_answer(endpoint: str, key: str, model: str, history: list[dict[str, str]], explain: bool) -> str:
+    from openai import OpenAI, OpenAIError
+
+    client = OpenAI(base_url=endpoint, api_key=key)
+    said: list[str] = []
+    about: dict[str, Any] = {}
+    try:
+        stream = client.chat.completions.create(model=model, messages=history, stream=True)  # type: ignore[call-overload]
+        for chunk in stream:
+            for choice in chunk.choices:
+                said.append(choice.delta.content or "")
+                console.print(choice.delta.content or "", end="", markup=False, highlight=False)
+            about = (chunk.model_extra or {}).get("metadata") or about
+    except OpenAIError as error:
+        raise StartProblem(str(error)) from error
+    console.print()
+    if explain and about:
+        route = about.get("route") or {}
+        console.print(f"[dim]{about.get('variant')}: {route.get('reason')}; {about.get('latency_ms')} ms[/dim]")
+    return "".join(said)
+
+
+def main() -> None:
+    """The entry point: problems are one line on standard error and exit status 1."""
+    try:
+        app()
+    except (StartProblem, ConfigError, DownloadError, ValueError) as error:
+        errors.print(f"[red]groupqwen:[/red] {error}", markup=True, highlight=False)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What `up` starts and `down` stops on this machine: Redis, PostgreSQL and Ray, kept alive by supervisord."""

@@ -1,0 +1,74 @@
+"""What must be so before anything is started; each failure is one line that says what to do."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+
+import psutil
+
+from groupqwen.stack.problem import StartProblem
+from groupqwen.stack.settings import Settings
+
+MIN_FREE_MB = 500
+
+
+def check_home(settings: Settings) -> None:
+    """The home can be written and has room for logs, journals and databases."""
+    home = settings.home
+    try:
+        home.make()
+    except OSError as error:
+        raise StartProblem(
+            f"{home.root} cannot be made ({error.strerror}); set GROUPQWEN_HOME to a folder of your own"
+        ) from error
+    if not os.access(home.root, os.W_OK):
+        raise StartProblem(f"{home.root} cannot be written; set GROUPQWEN_HOME to a folder of your own")
+    free = shutil.disk_usage(home.root).free // 2**20
+    if free < MIN_FREE_MB:
+        raise StartProblem(
+            f"only {free} MiB of disk are free at {home.root} (needed: {MIN_FREE_MB}); free some, or set "
+            "GROUPQWEN_HOME to another disk"
+        )
+
+
+def check_ports(settings: Settings) -> None:
+    """Every port is free. Call it only while nothing of this installation runs."""
+    taken = [(name, port) for name, port in settings.ports.model_dump().items() if not _is_free(port)]
+    if taken:
+        name, port = taken[0]
+        raise StartProblem(
+            f"port {port} ({name}) is taken by {_holder(port)}; stop that, or run "
+            f"`bash scripts/up.sh --port-offset {_free_offset(settings)}`"
+        )
+
+
+def _is_free(port: int) -> bool:
+    for address in ("127.0.0.1", "0.0.0.0"):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((address, port))
+            except OSError:
+                return False
+    return True
+
+
+def _holder(port: int) -> str:
+    try:
+        for connection in psutil.net_connections("tcp"):
+            if connection.laddr and connection.laddr.port == port and connection.status == psutil.CONN_LISTEN:
+                if connection.pid is None:
+                    break
+                return f"{psutil.Process(connection.pid).name()} (pid {connection.pid})"
+    except (psutil.AccessDenied, psutil.NoSuchProcess):
+        pass
+    return "another program"
+
+
+def _free_offset(settings: Settings) -> int:
+    for offset in range(100, 2000, 100):
+        if all(_is_free(port) for port in settings.ports.shifted(offset).model_dump().values()):
+            return offset
+    return 2000

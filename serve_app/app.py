@@ -1,0 +1,98 @@
+"""The whole composition on one page: which deployment is given which.
+
+`serve deploy` calls `build` with the `args` of the configuration (see serve_config.yaml). Secrets and
+addresses come from the environment of the Ray node, which `scripts/up.sh` sets, never from the file.
+"""
+
+from __future__ import annotations
+
+import os
+
+from pydantic import BaseModel, ConfigDict, Field
+from ray.serve import Application
+
+from configs.catalog import Catalog, load_catalog
+from configs.document import ConfigError
+from configs.home import Home, home
+from configs.profile import Profile, load_profile
+from configs.routing import load_routing
+from deployments.cache.deployment import SemanticCache
+from deployments.classifier.deployment import Classifier
+from deployments.ledger.deployment import Ledger
+from deployments.llamacpp.deployment import LlamaCppVariant
+from deployments.router.deployment import Router
+from serve_app.gateway import Gateway
+
+LIGHT = {"num_cpus": 0.1}
+"""What Ray reserves for a deployment that mostly waits."""
+
+
+class AppArgs(BaseModel):
+    """`args` of the application in the Serve configuration."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    profile: str = Field("cpu", description="A profile of configs/profiles, or a path that ends in .yaml.")
+
+
+def build(args: AppArgs) -> Application:
+    """The graph of one profile. Raises `ConfigError` before anything is started."""
+    catalog = load_catalog()
+    profile = load_profile(args.profile, catalog)
+    here = home()
+    busy = profile.limits.concurrent_requests
+
+    rules = {"routing": load_routing().model_dump(mode="json")}  # changes without a restart
+
+    variants = {name: variant(name, profile, catalog, here) for name in profile.variants}
+    cache = SemanticCache.options(
+        max_ongoing_requests=busy, ray_actor_options=LIGHT, user_config=rules
+    ).bind(*cache_arguments(profile, catalog, here))
+    classifier = Classifier.options(
+        max_ongoing_requests=busy, ray_actor_options=LIGHT, user_config=rules
+    ).bind()
+    ledger = Ledger.options(ray_actor_options=LIGHT).bind(
+        required("GROUPQWEN_DATABASE_URL"), str(here.journal)
+    )
+    router = Router.options(max_ongoing_requests=busy, ray_actor_options=LIGHT, user_config=rules).bind(
+        profile, catalog, cache, classifier, variants
+    )
+    return Gateway.options(  # type: ignore[no-any-return]
+        max_ongoing_requests=busy + 64,  # room for health checks while all places are taken
+        ray_actor_options=LIGHT,
+    ).bind(profile, catalog, router, cache, ledger)
+
+
+def variant(name: str, profile: Profile, catalog: Catalog, here: Home) -> Application:
+    """One variant's deployment, by its engine."""
+    spec, served = catalog.variant(name), profile.variants[name]
+    if spec.engine != "llama.cpp":
+        raise ConfigError(f"profile {profile.name}: {name} needs the {spec.engine} engine, which is not built yet")
+    return LlamaCppVariant.options(  # type: ignore[no-any-return]
+        name=name,
+        num_replicas=served.replicas,
+        max_ongoing_requests=served.parallel + served.max_queue + 16,
+        health_check_period_s=5,
+        graceful_shutdown_timeout_s=30,
+        ray_actor_options={"num_cpus": served.num_cpus, "num_gpus": served.num_gpus},
+    ).bind(name, str(here.model_file(name, spec.source)), spec, served)
+
+
+def cache_arguments(profile: Profile, catalog: Catalog, here: Home) -> tuple[str, str, str, int]:
+    """Redis, and the embedder's files."""
+    spec = catalog.embedders[profile.embedder]
+    return (
+        required("GROUPQWEN_REDIS_URL"),
+        str(here.embedder_file(profile.embedder)),
+        str(here.model_file(profile.embedder, spec.tokenizer)),
+        spec.max_tokens,
+    )
+
+
+def required(variable: str) -> str:
+    """An environment variable that must be set on the node."""
+    value = os.environ.get(variable)
+    if not value:
+        raise ConfigError(f"{variable} is not set; scripts/up.sh sets it, or point it at your own server")
+    return value
+

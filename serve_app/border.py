@@ -1,0 +1,155 @@
+"""What every HTTP request meets first: its id, its key, its size. Pure ASGI, before any parsing.
+
+In this order, because each step costs more than the one before it and needs less trust after it.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
+from typing import Any
+
+from deployments.contract import ChatError, invalid
+from serve_app.keys import KeyRing
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+OPEN_PATHS = frozenset({"/docs", "/docs/oauth2-redirect", "/openapi.json", "/v1/health", "/"})
+"""What anyone may see. `/v1/health` says more to who has a key."""
+
+
+@dataclass
+class Rules:
+    """What the border enforces. One for the process, because Serve builds the middleware before it
+    builds the Gateway, which knows the profile."""
+
+    keys: KeyRing
+    body_bytes: int
+
+
+_rules: Rules | None = None
+
+
+def enforce(rules: Rules) -> None:
+    """Set the rules; until then the border lets nothing in."""
+    global _rules
+    _rules = rules
+
+
+class Border:
+    """Wraps the application. `scope["state"]["key"]` is the caller's `ApiKey`, or None on open paths."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        assert _rules is not None, "the border has no rules yet"
+        # Always ours: it is the ledger's primary key, which no client may choose.
+        identity = f"req-{secrets.token_hex(12)}"
+        key = _rules.keys.find(bearer(scope))
+        scope.setdefault("state", {})
+        scope["state"].update(key=key, request_id=identity)
+        if scope["type"] == "websocket":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = [(k, v) for k, v in message.get("headers", []) if k.lower() != b"x-request-id"]
+                message["headers"] = [*headers, (b"x-request-id", identity.encode())]
+            await send(message)
+
+        try:
+            if key is None and scope["path"] not in OPEN_PATHS:
+                raise no_key()
+            body = await _read(scope, receive, _rules.body_bytes)
+        except ChatError as error:
+            await _refuse(error, send_with_id)
+            return
+        await self._app(scope, _replay(body, receive), send_with_id)
+
+
+async def _read(scope: Scope, receive: Receive, limit: int) -> bytes:
+    """The whole body, or a 413 as soon as it is known to be too large."""
+    declared = _header(scope, b"content-length")
+    if declared.isdigit() and int(declared) > limit:
+        raise too_large(limit)
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise invalid("The connection closed before the body was complete.")
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > limit:
+            raise too_large(limit)
+        if not message.get("more_body", False):
+            return b"".join(parts)
+
+
+def bearer(scope: Scope) -> str:
+    """The key in `Authorization: Bearer …` or `x-api-key`, or an empty string."""
+    authorization = _header(scope, b"authorization")
+    scheme, _, value = authorization.partition(" ")
+    if scheme.lower() == "bearer":
+        return value.strip()
+    return _header(scope, b"x-api-key").strip()
+
+
+def no_key() -> ChatError:
+    """A 401."""
+    return ChatError(
+        "No valid API key. Send it as 'Authorization: Bearer gq-…'; `groupqwen status` shows yours.",
+        status=401,
+        kind="authentication_error",
+        code="invalid_api_key",
+    )
+
+
+def too_large(limit: int) -> ChatError:
+    """A 413."""
+    return ChatError(
+        f"The request body is larger than {limit} bytes.",
+        status=413,
+        kind="invalid_request_error",
+        code="request_too_large",
+    )
+
+
+def _header(scope: Scope, name: bytes) -> str:
+    for key, value in scope["headers"]:
+        if key == name:
+            return bytes(value).decode("latin-1")
+    return ""
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """Hand the body over once; after that, the connection's own messages (a disconnect)."""
+    waiting = [body]
+
+    async def replay() -> Message:
+        if waiting:
+            return {"type": "http.request", "body": waiting.pop(), "more_body": False}
+        return await receive()
+
+    return replay
+
+
+async def _refuse(error: ChatError, send: Send) -> None:
+    body = json.dumps(error.body()).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    if error.status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    if error.status == 413:
+        headers.append((b"connection", b"close"))
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

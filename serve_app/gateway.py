@@ -1,0 +1,543 @@
+"""The ingress: OpenAI's API over HTTP, server-sent events and WebSocket.
+
+Checks who asks and what exactly is asked, hands it to the Router, and turns what comes back into what
+a client reads. Decides nothing about models.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import numpy as np
+from fastapi import FastAPI, Header, Request, Security, WebSocket, WebSocketDisconnect
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
+from fastapi.security import HTTPBearer
+from openai.types.chat import ChatCompletionChunk
+from pydantic import ValidationError
+from ray import serve
+from ray.exceptions import RayActorError, RayTaskError
+from ray.serve.exceptions import BackPressureError, RayServeException
+from ray.serve.handle import DeploymentHandle
+from starlette.exceptions import HTTPException
+
+from configs.catalog import Catalog
+from configs.home import home
+from configs.profile import Profile
+from deployments.contract import (
+    ChatError,
+    ChatRequest,
+    CompletionRequest,
+    RequestContext,
+    engine_gone,
+    invalid,
+    queue_full,
+)
+from deployments.ledger.journal import Journal
+from deployments.ledger.record import Progress, QueryRecord
+from serve_app import answers
+from serve_app.answers import AnswerStream, Item
+from serve_app.border import Border, Rules, enforce, no_key
+from serve_app.completions import text_body, text_chunk
+from serve_app.context import request_context
+from serve_app.keys import KeyRing
+from serve_app.schemas import (
+    CacheStats,
+    ChatAnswer,
+    Cleared,
+    EmbeddingAnswer,
+    EmbeddingItem,
+    EmbeddingRequest,
+    EmbeddingUsage,
+    ErrorResponse,
+    Health,
+    Model,
+    ModelList,
+    TextAnswer,
+)
+
+PART_SECONDS = 2.0
+GONE = (RayActorError, RayServeException)
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    400: {"model": ErrorResponse, "description": "The request is wrong; the message says where."},
+    401: {"model": ErrorResponse, "description": "No valid API key."},
+    404: {"model": ErrorResponse, "description": "No such model."},
+    413: {"model": ErrorResponse, "description": "The body is too large."},
+    429: {"model": ErrorResponse, "description": "Busy: try again after `Retry-After` seconds."},
+    500: {"model": ErrorResponse, "description": "A fault of ours."},
+    503: {"model": ErrorResponse, "description": "A part is not there right now; it comes back by itself."},
+    504: {"model": ErrorResponse, "description": "The answer took longer than a request may."},
+}
+
+api = FastAPI(
+    title="GroupQwen",
+    version="0.1.0",
+    description="One OpenAI-compatible endpoint over a group of Qwen models.",
+    responses=ERRORS,
+    dependencies=[Security(HTTPBearer(auto_error=False, description="An API key, gq-…"))],
+)
+
+api.add_middleware(Border)
+
+
+def error_response(error: ChatError) -> JSONResponse:
+    """An error with its status and headers."""
+    headers = {}
+    if error.retry_after is not None:
+        headers["retry-after"] = str(max(1, round(error.retry_after)))
+    return JSONResponse(error.body(), error.status, headers)
+
+
+@api.exception_handler(ChatError)
+async def _on_chat_error(_: Request, error: ChatError) -> Response:
+    return error_response(error)
+
+
+@api.exception_handler(RequestValidationError)
+async def _on_invalid(_: Request, error: RequestValidationError) -> Response:
+    problem = error.errors()[0]
+    if problem["type"] == "json_invalid":
+        return error_response(invalid(f"The body is not JSON: {problem.get('ctx', {}).get('error', 'broken')}."))
+    param = ".".join(str(part) for part in problem["loc"] if part != "body") or None
+    return error_response(invalid(f"{param or 'body'}: {problem['msg']}", param=param))
+
+
+@api.exception_handler(HTTPException)
+async def _on_http(_: Request, error: HTTPException) -> Response:
+    kind = "not_found_error" if error.status_code == 404 else "invalid_request_error"
+    shaped = ChatError(str(error.detail), status=error.status_code, kind=kind)  # type: ignore[arg-type]
+    response = error_response(shaped)
+    response.headers.update(error.headers or {})
+    return response
+
+
+@api.exception_handler(Exception)
+async def _on_fault(_: Request, error: Exception) -> Response:
+    return error_response(ChatError(f"An internal error: {type(error).__name__}.", code="internal_error"))
+
+
+@serve.deployment
+@serve.ingress(api)
+class Gateway:
+    """HTTP in, HTTP out."""
+
+    def __init__(
+        self,
+        profile: Profile,
+        catalog: Catalog,
+        router: DeploymentHandle,
+        cache: DeploymentHandle,
+        ledger: DeploymentHandle,
+    ) -> None:
+        self._profile, self._catalog = profile, catalog
+        self._limits = profile.limits
+        self._router, self._cache, self._ledger = router, cache, ledger
+        self._chat = router.options(stream=True).chat
+        self._active = 0
+        self._journal: Journal | None = None
+        self._http = httpx.AsyncClient(timeout=5)
+        self.keys = KeyRing(home().keys)
+        enforce(Rules(self.keys, profile.limits.body_bytes))
+
+    # -- answers -----------------------------------------------------------------------------------
+
+    @api.post("/v1/chat/completions", response_model=None, responses={200: {"model": ChatAnswer}})
+    async def chat_completions(self, body: ChatRequest, request: Request) -> Response:
+        """Answer a conversation. `model` is `auto`, a variant, or an alias; see `/v1/models`."""
+        self._check(body)
+        context = request_context(request)
+        if body.stream:
+            include_usage = bool(body.stream_options and body.stream_options.include_usage)
+            return await self._stream(body, context, include_usage=include_usage)
+        chunks, routed = await self._whole(body, context, request)
+        return JSONResponse(answers.body(chunks, routed, context), headers=answers.headers(routed))
+
+    @api.post("/v1/completions", response_model=None, responses={200: {"model": TextAnswer}})
+    async def completions(self, body: CompletionRequest, request: Request) -> Response:
+        """Continue a raw prompt (OpenAI's legacy API): no chat template, no cache."""
+        context = request_context(request)
+        prompts = body.prompts
+        if not prompts or len(prompts) > 16:
+            raise invalid("prompt must hold 1 to 16 prompts", param="prompt")
+        chats = [body.as_chat(prompt) for prompt in prompts]
+        if body.stream:
+            if len(chats) > 1:
+                raise invalid("stream takes one prompt at a time", param="prompt")
+            include_usage = bool(body.stream_options and body.stream_options.include_usage)
+            return await self._stream(chats[0], context, include_usage=include_usage, text=True)
+        # Each prompt is a request of its own to the Router, and so a row of its own in the ledger.
+        contexts = [context.numbered(n) for n in range(len(chats))]
+        folded = await asyncio.gather(
+            *(self._whole(chat, each, request) for chat, each in zip(chats, contexts, strict=True))
+        )
+        return JSONResponse(
+            {**text_body(body, [chunks for chunks, _ in folded]), "metadata": answers.metadata(folded[0][1], context)},
+            headers=answers.headers(folded[0][1]),
+        )
+
+    @api.websocket("/v1/chat/ws")
+    async def chat_socket(self, socket: WebSocket) -> None:
+        """Chat requests in, chunks out, as JSON messages; `{"type": "done"}` ends each answer.
+
+        The key comes in the Authorization header, or, where a browser cannot set one, in a first
+        message `{"api_key": "gq-…"}`. `{"type": "cancel"}` stops the answer that is running.
+        """
+        await serve_socket(self, socket)
+
+    async def _stream(
+        self, chat: ChatRequest, context: RequestContext, *, include_usage: bool, text: bool = False
+    ) -> Response:
+        stream = self.open(chat, context, include_usage=include_usage, text=text)
+        try:
+            await stream.start()
+        except StopAsyncIteration:
+            raise engine_gone("auto") from None
+        except BaseException:
+            await stream.close()
+            raise
+        headers = {
+            **answers.headers(stream.routed),
+            "cache-control": "no-cache",
+            "x-accel-buffering": "no",
+        }
+        return StreamingResponse(stream.frames(), media_type="text/event-stream", headers=headers)
+
+    def open(
+        self, chat: ChatRequest, context: RequestContext, *, include_usage: bool, text: bool = False
+    ) -> AnswerStream:
+        """One answer as a stream of frames."""
+        return AnswerStream(
+            self._items(chat, context),
+            context,
+            include_usage=include_usage,
+            keep_alive=self._limits.keepalive_seconds,
+            deadline=time.monotonic() + self._limits.request_seconds,
+            convert=(lambda chunk: text_chunk(chunk, 0)) if text else answers.dump,
+        )
+
+    async def _whole(
+        self, chat: ChatRequest, context: RequestContext, request: Request
+    ) -> tuple[list[ChatCompletionChunk], Any]:
+        """Collect an answer; given up when the client leaves or the time is over."""
+        collecting = asyncio.ensure_future(self._collect(chat, context))
+        leaving = asyncio.ensure_future(_disconnected(request))
+        try:
+            await asyncio.wait(
+                {collecting, leaving},
+                timeout=self._limits.request_seconds,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if collecting.done():
+                return collecting.result()
+            raise answers.timed_out() if not leaving.done() else invalid("The client went away.")
+        finally:
+            for task in (collecting, leaving):
+                task.cancel()
+            await asyncio.gather(collecting, leaving, return_exceptions=True)
+
+    async def _collect(
+        self, chat: ChatRequest, context: RequestContext
+    ) -> tuple[list[ChatCompletionChunk], Any]:
+        routed, chunks = None, []
+        async for item in self._items(chat, context):
+            if isinstance(item, ChatCompletionChunk):
+                chunks.append(item)
+            else:
+                routed = item
+        if not chunks:
+            raise engine_gone("auto")
+        return chunks, routed
+
+    async def _items(self, chat: ChatRequest, context: RequestContext) -> AsyncIterator[Item]:
+        """The Router's items, its failures as `ChatError`. Where the Router died, the row of the ledger
+        that it owed is written here."""
+        with self._place():
+            items = self._chat.remote(chat, context)
+            progress = Progress(context.received)
+            finished = False
+            try:
+                async for item in items:
+                    progress.see(item)
+                    yield item
+                finished = True
+            except RayTaskError as error:
+                finished = True
+                raise _chat_error(error) from error
+            except BackPressureError as error:
+                finished = True
+                raise queue_full(2.0) from error
+            except GONE as error:
+                finished = True
+                gone = engine_gone("router")
+                self._write_down(chat, context, progress, gone)
+                raise gone from error
+            finally:
+                if not finished:
+                    items.cancel()
+
+    def _write_down(
+        self, chat: ChatRequest, context: RequestContext, progress: Progress, error: ChatError
+    ) -> None:
+        self._journal = self._journal or Journal(home().journal)
+        record = QueryRecord.begin(chat, context)
+        record.fail(error.status, error.message)
+        record.finish(progress, self._catalog)
+        self._journal.append(record.as_row())
+
+    def _place(self) -> _Place:
+        if self._active >= self._limits.concurrent_requests:
+            raise queue_full(2.0)
+        return _Place(self)
+
+    def _check(self, body: ChatRequest) -> None:
+        if len(body.messages) > self._limits.messages:
+            raise invalid(
+                f"messages holds {len(body.messages)} messages; the limit is {self._limits.messages}",
+                param="messages",
+            )
+
+    # -- embeddings --------------------------------------------------------------------------------
+
+    @api.post("/v1/embeddings")
+    async def embeddings(self, body: EmbeddingRequest) -> EmbeddingAnswer:
+        """Sentence embeddings by the profile's embedder."""
+        name = self._profile.embedder
+        if body.model not in (None, name, "auto") and not body.model.startswith("text-embedding-"):
+            raise ChatError(
+                f"The embedding model {body.model!r} does not exist here; there is {name}.",
+                status=404,
+                kind="not_found_error",
+                code="model_not_found",
+                param="model",
+            )
+        texts = [body.input] if isinstance(body.input, str) else body.input
+        if not texts or len(texts) > self._limits.embedding_inputs:
+            raise invalid(f"input must hold 1 to {self._limits.embedding_inputs} texts", param="input")
+        if not all(isinstance(text, str) for text in texts):
+            raise invalid(
+                "input holds token ids, which are another model's. Send text (in LangChain: "
+                "check_embedding_ctx_length=False).",
+                param="input",
+            )
+        dimensions = self._catalog.embedders[name].dimensions
+        if body.dimensions not in (None, dimensions):
+            raise invalid(f"{name} has {dimensions} dimensions", param="dimensions")
+        vectors, tokens = await self._ask(self._cache.embed.remote(texts), "cache")
+        data = [
+            EmbeddingItem(index=i, embedding=_encoded(vector) if body.encoding_format == "base64" else vector)
+            for i, vector in enumerate(vectors)
+        ]
+        usage = EmbeddingUsage(prompt_tokens=tokens, total_tokens=tokens)
+        return EmbeddingAnswer(data=data, model=name, usage=usage)
+
+    # -- what there is and how it is -----------------------------------------------------------------
+
+    @api.get("/v1/models", response_model_exclude_unset=True)
+    async def models(self) -> ModelList:
+        """`auto` and every variant of the profile, with live status."""
+        variants = await self._ask(self._router.models.remote(), "router")
+        auto = {"id": "auto", "created": variants[0]["created"], "owned_by": "groupqwen", "engine": "router"}
+        return ModelList.model_validate({"object": "list", "data": [{"object": "model", **auto}, *variants]})
+
+    @api.get("/v1/models/{model_id:path}", response_model_exclude_unset=True)
+    async def model(self, model_id: str) -> Model:
+        """One of them."""
+        found = next((model for model in (await self.models()).data if model.id == model_id), None)
+        if found is None:
+            raise ChatError(
+                f"The model {model_id!r} does not exist here.",
+                status=404,
+                kind="not_found_error",
+                code="model_not_found",
+                param="model",
+            )
+        return found
+
+    @api.get("/v1/cache/stats")
+    async def cache_stats(self) -> CacheStats:
+        """Outcomes, hit rate and entries of the cache."""
+        return CacheStats.model_validate(await self._ask(self._cache.stats.remote(), "cache"))
+
+    @api.post("/v1/cache/clear")
+    async def cache_clear(self) -> Cleared:
+        """Delete every cached answer."""
+        return Cleared(deleted=await self._ask(self._cache.clear.remote(), "cache"))
+
+    @api.get("/v1/health", responses={503: {"model": Health}})
+    async def health(self, request: Request, response: Response) -> Health:
+        """Live (this process answers), ready (a question would be answered), and part by part."""
+        models, cache, ledger = await asyncio.gather(
+            self._part(self._router.models.remote()),
+            self._part(self._cache.health.remote()),
+            self._part(self._ledger.health.remote()),
+        )
+        variants = {m["id"]: m["status"]["state"] for m in models} if isinstance(models, list) else {}
+        ready = any(state == "awake" for state in variants.values())
+        parts = {
+            "router": {"ok": isinstance(models, list)},
+            "cache": cache,
+            "ledger": ledger,
+            "variants": variants,
+        }
+        well = ready and cache["ok"] and ledger["ok"] and all(s == "awake" for s in variants.values())
+        response.status_code = 200 if ready else 503
+        return Health(
+            status="ok" if well else "degraded" if ready else "down",
+            live=True,
+            ready=ready,
+            parts=parts if request.state.key is not None else None,
+        )
+
+    @api.get("/v1/metrics", response_class=PlainTextResponse)
+    async def metrics(self) -> Response:
+        """This node's metrics in Prometheus' text format: ours, and Serve's."""
+        port = os.environ.get("GROUPQWEN_METRICS_PORT")
+        if not port:
+            raise ChatError("GROUPQWEN_METRICS_PORT is not set on this node.", status=503)
+        try:
+            scraped = await self._http.get(f"http://127.0.0.1:{port}/metrics")
+        except httpx.HTTPError as error:
+            raise ChatError("Ray's metrics agent does not answer right now.", status=503) from error
+        return PlainTextResponse(_ours(scraped.text), media_type="text/plain; version=0.0.4")
+
+    @api.get("/", include_in_schema=False)
+    async def root(self) -> Response:
+        return RedirectResponse("/docs")
+
+    async def _ask(self, response: Any, part: str) -> Any:
+        try:
+            return await response
+        except RayTaskError as error:
+            raise _chat_error(error) from error
+        except (*GONE, TimeoutError) as error:
+            raise engine_gone(part) from error
+
+    async def _part(self, response: Any) -> Any:
+        try:
+            return await asyncio.wait_for(response, PART_SECONDS)
+        except (TimeoutError, RayTaskError, *GONE) as error:
+            return {"ok": False, "error": type(error).__name__}
+
+
+class _Place:
+    """One of the Gateway's places, taken for as long as an answer runs."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    def __enter__(self) -> None:
+        self._gateway._active += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._gateway._active -= 1
+
+
+def _chat_error(error: RayTaskError) -> ChatError:
+    cause = error.cause
+    if isinstance(cause, ChatError):
+        return cause
+    return ChatError(f"An internal error: {type(cause).__name__}.", code="internal_error")
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _encoded(vector: list[float]) -> str:
+    return base64.b64encode(np.asarray(vector, "<f4").tobytes()).decode()
+
+
+def _ours(text: str) -> str:
+    """Only GroupQwen's and Serve's series; Ray's own hundreds are in its dashboard."""
+    wanted = ("ray_groupqwen_", "ray_serve_")
+    lines = [
+        line
+        for line in text.splitlines()
+        if line.startswith(wanted) or line.startswith(tuple(f"# {k} {w}" for k in ("HELP", "TYPE") for w in wanted))
+    ]
+    return "\n".join(lines) + "\n"
+
+
+async def serve_socket(gateway: Gateway, socket: WebSocket) -> None:
+    """Serve one WebSocket until it closes: one answer at a time, which a message may cancel."""
+    await socket.accept()
+    try:
+        if socket.state.key is None and not await _sends_key(gateway, socket):
+            await socket.send_json(no_key().body())
+            await socket.close(4401)
+            return
+        while True:
+            message = await socket.receive_text()
+            await _answer_message(gateway, socket, message)
+    except WebSocketDisconnect:
+        return
+
+
+async def _sends_key(gateway: Gateway, socket: WebSocket) -> bool:
+    try:
+        message = await asyncio.wait_for(socket.receive_json(), 10)
+    except (TimeoutError, ValueError):
+        return False
+    secret = message.get("api_key") if isinstance(message, dict) else None
+    if not isinstance(secret, str):
+        return False
+    socket.state.key = gateway.keys.find(secret)
+    return socket.state.key is not None
+
+
+async def _answer_message(gateway: Gateway, socket: WebSocket, message: str) -> None:
+    try:
+        if len(message) > gateway._limits.body_bytes:
+            raise invalid("The message is too large.")
+        chat = ChatRequest.model_validate_json(message)
+        gateway._check(chat)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        await socket.send_json(invalid(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}").body())
+        return
+    except ChatError as error:
+        await socket.send_json(error.body())
+        return
+    context = request_context(socket)
+    stream = gateway.open(chat, context, include_usage=True)
+    listening = asyncio.ensure_future(_cancelled(socket))
+    sending = asyncio.ensure_future(_send_answer(socket, stream))
+    try:
+        await asyncio.wait({listening, sending}, return_when=asyncio.FIRST_COMPLETED)
+        if not sending.done():
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
+            if listening.exception() is None:
+                await socket.send_json({"type": "cancelled"})
+        if listening.done() and (left := listening.exception()) is not None:
+            raise left
+        await asyncio.gather(sending, return_exceptions=True)
+    finally:
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
+        await stream.close()
+
+
+async def _cancelled(socket: WebSocket) -> None:
+    """Returns when the client asks to stop; raises when it leaves."""
+    while True:
+        message = await socket.receive_json()
+        if isinstance(message, dict) and message.get("type") == "cancel":
+            return
+
+
+async def _send_answer(socket: WebSocket, stream: AnswerStream) -> None:
+    async for sent in stream.frames():
+        text = sent.decode()
+        if text.startswith("data: {"):
+            await socket.send_text(text.removeprefix("data: ").rstrip("\n"))
+    await socket.send_json({"type": "done"})

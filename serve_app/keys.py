@@ -1,0 +1,86 @@
+"""API keys: made at random, stored as SHA-256, looked up in constant time.
+
+A key is 256 random bits, so a plain hash is as good as a slow one. The file is read again when it
+changes, so that a key made or revoked counts at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+PREFIX = "gq-"
+CHECK_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class ApiKey:
+    """What is kept of a key. `id` is safe to show and log."""
+
+    id: str
+    name: str
+    sha256: str
+    created: int
+
+
+def hash_key(secret: str) -> str:
+    """The stored form of a key."""
+    return hashlib.sha256(secret.encode("utf-8", "replace")).hexdigest()
+
+
+def read_keys(path: Path) -> list[ApiKey]:
+    """The keys in a file; none if it is not there. Raises ValueError where it is damaged."""
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        return []
+    try:
+        return [ApiKey(**entry) for entry in json.loads(text)["keys"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); put it back, or remove it to make a new key") from error
+
+
+def create_key(path: Path, name: str) -> tuple[ApiKey, str]:
+    """Make a key and add it to the file; its secret is returned and kept nowhere."""
+    secret = PREFIX + secrets.token_urlsafe(32)
+    key = ApiKey(f"key_{secrets.token_hex(6)}", name, hash_key(secret), int(time.time()))
+    keys = [*read_keys(path), key]
+    staged = path.with_suffix(".new")
+    staged.touch(mode=0o600)
+    staged.write_text(json.dumps({"keys": [asdict(each) for each in keys]}, indent=1))
+    os.replace(staged, path)
+    return key, secret
+
+
+class KeyRing:
+    """The keys of one file, as the Gateway asks for them."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._keys: dict[str, ApiKey] = {}
+        self._version: tuple[int, int] | None = None
+        self._checked = 0.0
+
+    def find(self, secret: str) -> ApiKey | None:
+        """The key that `secret` is, or None. Only hashes are compared, so timing tells nothing of a key."""
+        self._refresh()
+        return self._keys.get(hash_key(secret))
+
+    def _refresh(self) -> None:
+        if time.monotonic() - self._checked < CHECK_SECONDS:
+            return
+        self._checked = time.monotonic()
+        try:
+            stat = self._path.stat()
+        except FileNotFoundError:
+            self._keys, self._version = {}, None
+            return
+        version = (stat.st_mtime_ns, stat.st_ino)
+        if version != self._version:
+            self._keys = {key.sha256: key for key in read_keys(self._path)}
+            self._version = version

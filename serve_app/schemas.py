@@ -1,0 +1,137 @@
+"""Request and response types of the API that are not OpenAI's own, for checking and for `/docs`."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class ErrorBody(BaseModel):
+    """What went wrong, in OpenAI's terms."""
+
+    message: str
+    type: str
+    code: str | None = None
+    param: str | None = None
+
+
+class ErrorResponse(BaseModel):
+    """Every error looks like this; `x-request-id` finds it in the logs and the ledger."""
+
+    error: ErrorBody
+
+
+class Metadata(BaseModel):
+    """What an answer says about itself."""
+
+    model_config = ConfigDict(extra="allow")
+
+    request_id: str
+    latency_ms: float
+    variant: str | None = Field(None, description="Who answered.")
+    cache: str | None = Field(None, description="exact, semantic, miss or bypass.")
+    cache_hit: bool | None = None
+    cache_distance: float | None = Field(None, description="Cosine distance to the nearest entry.")
+    route: dict[str, Any] | None = Field(None, description="The whole decision.")
+
+
+class ChatAnswer(BaseModel):
+    """OpenAI's `ChatCompletion`, with `metadata`."""
+
+    model_config = ConfigDict(extra="allow")
+
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    choices: list[dict[str, Any]]
+    usage: dict[str, Any] | None = None
+    metadata: Metadata
+
+
+class TextAnswer(BaseModel):
+    """OpenAI's legacy `Completion`."""
+
+    model_config = ConfigDict(extra="allow")
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    choices: list[dict[str, Any]]
+    usage: dict[str, Any]
+
+
+class EmbeddingRequest(BaseModel):
+    """OpenAI's embeddings request."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    input: str | list[str] | list[int] | list[list[int]] = Field(
+        description="One text or several. Token ids are refused: they belong to another model's tokenizer."
+    )
+    model: str | None = Field(None, description="The embedder of this profile, or a name that means it.")
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: int | None = Field(None, gt=0, description="Only the model's own number.")
+    user: str | None = None
+
+
+class EmbeddingItem(BaseModel):
+    object: Literal["embedding"] = "embedding"
+    index: int
+    embedding: list[float] | str = Field(description="Numbers, or base64 of little-endian float32.")
+
+
+class EmbeddingUsage(BaseModel):
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingAnswer(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[EmbeddingItem]
+    model: str
+    usage: EmbeddingUsage
+
+
+class Model(BaseModel):
+    """OpenAI's `Model`, with what GroupQwen knows of it."""
+
+    model_config = ConfigDict(extra="allow")
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str
+    engine: str | None = None
+    status: dict[str, Any] | None = Field(None, description="Live: state, requests, memory (MiB).")
+
+
+class ModelList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[Model]
+
+
+class CacheStats(BaseModel):
+    """Since the cache's replica started, except `entries`, which are those in Redis now."""
+
+    outcomes: dict[str, int]
+    hit_rate: float | None = Field(None, description="Hits ÷ (hits + misses); bypassed requests do not count.")
+    completion_tokens_saved: int
+    entries: dict[str, int] | None = Field(None, description="Unset while Redis is away.")
+    distance_threshold: float
+    ttl_seconds: int
+
+
+class Cleared(BaseModel):
+    deleted: int
+
+
+class Health(BaseModel):
+    """`ready`: a question would be answered. `parts` only for callers with a key."""
+
+    status: Literal["ok", "degraded", "down"]
+    live: bool
+    ready: bool
+    parts: dict[str, Any] | None = None

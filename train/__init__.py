@@ -1,0 +1,1 @@
+"""Fine-tuning on the owner's chats: export, curate, train, evaluate, publish."""
