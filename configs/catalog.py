@@ -34,9 +34,7 @@ class Source(Strict):
         """The URI of each part."""
         if self.parts is None:
             return [self.uri]
-        return [
-            self.uri.replace("{nn}", f"{n:02d}").replace("{n}", str(n)) for n in range(1, self.parts + 1)
-        ]
+        return [self.uri.replace("{nn}", f"{n:02d}").replace("{n}", str(n)) for n in range(1, self.parts + 1)]
 
     @property
     def filename(self) -> str:

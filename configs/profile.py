@@ -23,9 +23,7 @@ class Limits(Strict):
         512, gt=0, description="Requests in the Gateway at once; beyond: 429 with Retry-After."
     )
     request_seconds: float = Field(600, gt=0, description="A whole answer; beyond: an error event, 504.")
-    keepalive_seconds: float = Field(
-        10, gt=0, description="A stream that is silent this long carries a comment."
-    )
+    keepalive_seconds: float = Field(10, gt=0, description="A stream that is silent this long carries a comment.")
 
 
 class ServedVariant(Strict):

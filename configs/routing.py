@@ -60,9 +60,7 @@ class CacheRules(Strict):
     max_temperature: float = Field(
         1.0, ge=0, le=2, description="A request hotter than this wants variety, not a cached answer."
     )
-    budget_ms: float = Field(
-        50.0, gt=0, description="A lookup that takes longer counts as a miss (milliseconds)."
-    )
+    budget_ms: float = Field(50.0, gt=0, description="A lookup that takes longer counts as a miss (milliseconds).")
 
 
 class Routing(Strict):

@@ -76,7 +76,11 @@ class ChunkBuilder:
 
     def _chunk(self, choices: list[Choice], usage: CompletionUsage | None = None) -> ChatCompletionChunk:
         chunk = ChatCompletionChunk(
-            id=self.id, choices=choices, created=self.created, model=self.model, object="chat.completion.chunk"
+            id=self.id,
+            choices=choices,
+            created=self.created,
+            model=self.model,
+            object="chat.completion.chunk",
         )
         if usage is not None:
             chunk.usage = usage
@@ -93,9 +97,7 @@ def tool_call_delta(index: int, call_id: str, name: str, arguments: str) -> Choi
     )
 
 
-def token_usage(
-    prompt: int, completion: int, *, cached: int = 0, reasoning: int | None = None
-) -> CompletionUsage:
+def token_usage(prompt: int, completion: int, *, cached: int = 0, reasoning: int | None = None) -> CompletionUsage:
     """OpenAI's usage object; `cached` prompt tokens were not computed again."""
     return CompletionUsage(
         prompt_tokens=prompt,

@@ -44,9 +44,7 @@ class ChatRequest(BaseModel):
     temperature: float | None = Field(None, ge=0, le=2, description="0 is greedy.")
     top_p: float | None = Field(None, gt=0, le=1, description="Nucleus sampling.")
     top_k: int | None = Field(None, ge=0, description="Keep the k likeliest tokens; 0 keeps all.")
-    min_p: float | None = Field(
-        None, ge=0, le=1, description="Drop tokens below this share of the likeliest."
-    )
+    min_p: float | None = Field(None, ge=0, le=1, description="Drop tokens below this share of the likeliest.")
     repetition_penalty: float | None = Field(None, gt=0, le=3, description="1 is none.")
     presence_penalty: float | None = Field(None, ge=-2, le=2, description="0 is none.")
     frequency_penalty: float | None = Field(None, ge=-2, le=2, description="0 is none.")
@@ -55,9 +53,7 @@ class ChatRequest(BaseModel):
     stop: list[str] | None = Field(None, max_length=16, description="Strings that end the answer.")
     logprobs: bool = Field(False, description="Return the log-probability of each token.")
     top_logprobs: int | None = Field(None, ge=0, le=20, description="And of this many alternatives.")
-    response_format: dict[str, Any] | None = Field(
-        None, description="`text`, `json_object` or `json_schema`."
-    )
+    response_format: dict[str, Any] | None = Field(None, description="`text`, `json_object` or `json_schema`.")
     tools: list[dict[str, Any]] | None = Field(None, max_length=256, description="Functions to offer.")
     tool_choice: str | dict[str, Any] | None = Field(
         None, description="`auto`, `none`, `required` or one function."
@@ -149,9 +145,7 @@ class CompletionRequest(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    prompt: str | list[str] | list[int] | list[list[int]] = Field(
-        description="Text, token ids, or a list."
-    )
+    prompt: str | list[str] | list[int] | list[list[int]] = Field(description="Text, token ids, or a list.")
     model: str | None = Field(None, description="A variant, an alias, or `auto`.")
     max_tokens: int | None = Field(16, ge=0, description="OpenAI's default is 16.")
     temperature: float | None = Field(None, ge=0, le=2)
@@ -179,9 +173,7 @@ class CompletionRequest(BaseModel):
 
     def as_chat(self, prompt: str | list[int]) -> RawPromptRequest:
         """One of the prompts, with the sampling fields, as what a variant takes."""
-        given = self.model_dump(
-            exclude={"prompt", "logprobs", "echo"}, exclude_none=True, exclude_unset=True
-        )
+        given = self.model_dump(exclude={"prompt", "logprobs", "echo"}, exclude_none=True, exclude_unset=True)
         return RawPromptRequest.model_validate(
             {
                 "max_tokens": self.max_tokens,
@@ -259,9 +251,7 @@ class ChatError(Exception):
 
     def body(self) -> dict[str, Any]:
         """OpenAI's error object."""
-        return {
-            "error": {"message": self.message, "type": self.kind, "code": self.code, "param": self.param}
-        }
+        return {"error": {"message": self.message, "type": self.kind, "code": self.code, "param": self.param}}
 
 
 def _rebuild(

@@ -77,7 +77,9 @@ def fetch(source: Source, target: Path, progress: Progress = lambda _: None) -> 
         try:
             _gather(source, staging, whole, progress)
         except OSError as error:
-            raise DownloadError(f"{target.name}: {error.strerror or error}; free some disk and run again") from error
+            raise DownloadError(
+                f"{target.name}: {error.strerror or error}; free some disk and run again"
+            ) from error
         if not _accept(source, whole, target):
             shutil.rmtree(staging)
             raise DownloadError(
@@ -134,9 +136,7 @@ def _from_registry(rest: str, part: Path, progress: Progress) -> None:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-input"]
     command += ["--no-cache-dir", "--only-binary=:all:", "--dest", str(folder), requirement]
     with _tail(folder / "log") as log:
-        process = subprocess.Popen(
-            command, stdout=log, stderr=log, env={**os.environ, "TMPDIR": str(scratch)}
-        )
+        process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "TMPDIR": str(scratch)})
         while process.poll() is None:
             progress(_size_of(folder))
             time.sleep(0.2)

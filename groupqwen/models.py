@@ -57,4 +57,3 @@ def prepare_embedder(profile: Profile, catalog: Catalog, home: Home) -> Path:
             target,
         )
     return target
-

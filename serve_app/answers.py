@@ -64,7 +64,11 @@ def dump(value: ChatCompletion | ChatCompletionChunk) -> dict[str, Any]:
 
 def frame(data: dict[str, Any]) -> bytes:
     """One server-sent event."""
-    return b"data: " + json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n\n"
+    return (
+        b"data: "
+        + json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+        + b"\n\n"
+    )
 
 
 class AnswerStream:
@@ -186,6 +190,4 @@ async def _advance(items: AsyncIterator[Item]) -> Item:
 
 def timed_out() -> ChatError:
     """A 504: the answer took longer than a request may."""
-    return ChatError(
-        "The answer took longer than a request may take here.", status=504, code="request_timeout"
-    )
+    return ChatError("The answer took longer than a request may take here.", status=504, code="request_timeout")

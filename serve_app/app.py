@@ -7,6 +7,7 @@ addresses come from the environment of the Ray node, which `scripts/up.sh` sets,
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 from ray.serve import Application
@@ -35,25 +36,21 @@ class AppArgs(BaseModel):
     profile: str = Field("cpu", description="A profile of configs/profiles, or a path that ends in .yaml.")
 
 
-def build(args: AppArgs) -> Application:
-    """The graph of one profile. Raises `ConfigError` before anything is started."""
+def build(args: dict[str, Any]) -> Application:
+    """The graph of one profile. `args` are `AppArgs`. Raises `ConfigError` before anything is started."""
     catalog = load_catalog()
-    profile = load_profile(args.profile, catalog)
+    profile = load_profile(AppArgs.model_validate(args).profile, catalog)
     here = home()
     busy = profile.limits.concurrent_requests
 
     rules = {"routing": load_routing().model_dump(mode="json")}  # changes without a restart
 
     variants = {name: variant(name, profile, catalog, here) for name in profile.variants}
-    cache = SemanticCache.options(
-        max_ongoing_requests=busy, ray_actor_options=LIGHT, user_config=rules
-    ).bind(*cache_arguments(profile, catalog, here))
-    classifier = Classifier.options(
-        max_ongoing_requests=busy, ray_actor_options=LIGHT, user_config=rules
-    ).bind()
-    ledger = Ledger.options(ray_actor_options=LIGHT).bind(
-        required("GROUPQWEN_DATABASE_URL"), str(here.journal)
+    cache = SemanticCache.options(max_ongoing_requests=busy, ray_actor_options=LIGHT, user_config=rules).bind(
+        *cache_arguments(profile, catalog, here)
     )
+    classifier = Classifier.options(max_ongoing_requests=busy, ray_actor_options=LIGHT, user_config=rules).bind()
+    ledger = Ledger.options(ray_actor_options=LIGHT).bind(required("GROUPQWEN_DATABASE_URL"), str(here.journal))
     router = Router.options(max_ongoing_requests=busy, ray_actor_options=LIGHT, user_config=rules).bind(
         profile, catalog, cache, classifier, variants
     )
@@ -95,4 +92,3 @@ def required(variable: str) -> str:
     if not value:
         raise ConfigError(f"{variable} is not set; scripts/up.sh sets it, or point it at your own server")
     return value
-

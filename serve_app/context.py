@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import cast
 
-from starlette.requests import HTTPConnection
+from starlette.requests import HTTPConnection, Request
 
 from configs.routing import DeviceClass
 from deployments.contract import RequestContext
@@ -28,3 +28,9 @@ def request_context(connection: HTTPConnection) -> RequestContext:
         device=cast(DeviceClass, device) if device in DEVICES else "server",
         cache="bypass" if "no-store" in control else "refresh" if "no-cache" in control else "use",
     )
+
+
+async def disconnected(request: Request) -> None:
+    """Return when the client has gone away. Call it only after the body was read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

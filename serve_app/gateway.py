@@ -7,26 +7,19 @@ a client reads. Decides nothing about models.
 from __future__ import annotations
 
 import asyncio
-import base64
-import os
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
-import numpy as np
-from fastapi import FastAPI, Header, Request, Security, WebSocket, WebSocketDisconnect
-from fastapi.exceptions import RequestValidationError
+from fastapi import FastAPI, Request, Security, WebSocket
 from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
 from fastapi.security import HTTPBearer
 from openai.types.chat import ChatCompletionChunk
-from pydantic import ValidationError
 from ray import serve
 from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle
-from starlette.exceptions import HTTPException
 
 from configs.catalog import Catalog
 from configs.home import home
@@ -42,12 +35,15 @@ from deployments.contract import (
 )
 from deployments.ledger.journal import Journal
 from deployments.ledger.record import Progress, QueryRecord
+from deployments.router.decision import Routed
 from serve_app import answers
 from serve_app.answers import AnswerStream, Item
-from serve_app.border import Border, Rules, enforce, no_key
+from serve_app.border import Border, Rules, enforce
 from serve_app.completions import text_body, text_chunk
-from serve_app.context import request_context
+from serve_app.context import disconnected, request_context
+from serve_app.errors import ERRORS, chat_error, shape_errors
 from serve_app.keys import KeyRing
+from serve_app.metrics import scrape
 from serve_app.schemas import (
     CacheStats,
     ChatAnswer,
@@ -56,27 +52,19 @@ from serve_app.schemas import (
     EmbeddingItem,
     EmbeddingRequest,
     EmbeddingUsage,
-    ErrorResponse,
     Health,
     Model,
     ModelList,
     TextAnswer,
+    base64_floats,
 )
+from serve_app.websocket import serve_socket
 
 PART_SECONDS = 2.0
 GONE = (RayActorError, RayServeException)
 
-ERRORS: dict[int | str, dict[str, Any]] = {
-    400: {"model": ErrorResponse, "description": "The request is wrong; the message says where."},
-    401: {"model": ErrorResponse, "description": "No valid API key."},
-    404: {"model": ErrorResponse, "description": "No such model."},
-    413: {"model": ErrorResponse, "description": "The body is too large."},
-    429: {"model": ErrorResponse, "description": "Busy: try again after `Retry-After` seconds."},
-    500: {"model": ErrorResponse, "description": "A fault of ours."},
-    503: {"model": ErrorResponse, "description": "A part is not there right now; it comes back by itself."},
-    504: {"model": ErrorResponse, "description": "The answer took longer than a request may."},
-}
-
+# Serve pickles the class below while this module is still being imported: what its methods use must be
+# defined above it or in another module.
 api = FastAPI(
     title="GroupQwen",
     version="0.1.0",
@@ -86,42 +74,7 @@ api = FastAPI(
 )
 
 api.add_middleware(Border)
-
-
-def error_response(error: ChatError) -> JSONResponse:
-    """An error with its status and headers."""
-    headers = {}
-    if error.retry_after is not None:
-        headers["retry-after"] = str(max(1, round(error.retry_after)))
-    return JSONResponse(error.body(), error.status, headers)
-
-
-@api.exception_handler(ChatError)
-async def _on_chat_error(_: Request, error: ChatError) -> Response:
-    return error_response(error)
-
-
-@api.exception_handler(RequestValidationError)
-async def _on_invalid(_: Request, error: RequestValidationError) -> Response:
-    problem = error.errors()[0]
-    if problem["type"] == "json_invalid":
-        return error_response(invalid(f"The body is not JSON: {problem.get('ctx', {}).get('error', 'broken')}."))
-    param = ".".join(str(part) for part in problem["loc"] if part != "body") or None
-    return error_response(invalid(f"{param or 'body'}: {problem['msg']}", param=param))
-
-
-@api.exception_handler(HTTPException)
-async def _on_http(_: Request, error: HTTPException) -> Response:
-    kind = "not_found_error" if error.status_code == 404 else "invalid_request_error"
-    shaped = ChatError(str(error.detail), status=error.status_code, kind=kind)  # type: ignore[arg-type]
-    response = error_response(shaped)
-    response.headers.update(error.headers or {})
-    return response
-
-
-@api.exception_handler(Exception)
-async def _on_fault(_: Request, error: Exception) -> Response:
-    return error_response(ChatError(f"An internal error: {type(error).__name__}.", code="internal_error"))
+shape_errors(api)
 
 
 @serve.deployment
@@ -152,7 +105,7 @@ class Gateway:
     @api.post("/v1/chat/completions", response_model=None, responses={200: {"model": ChatAnswer}})
     async def chat_completions(self, body: ChatRequest, request: Request) -> Response:
         """Answer a conversation. `model` is `auto`, a variant, or an alias; see `/v1/models`."""
-        self._check(body)
+        self.check(body)
         context = request_context(request)
         if body.stream:
             include_usage = bool(body.stream_options and body.stream_options.include_usage)
@@ -179,7 +132,10 @@ class Gateway:
             *(self._whole(chat, each, request) for chat, each in zip(chats, contexts, strict=True))
         )
         return JSONResponse(
-            {**text_body(body, [chunks for chunks, _ in folded]), "metadata": answers.metadata(folded[0][1], context)},
+            {
+                **text_body(body, [chunks for chunks, _ in folded]),
+                "metadata": answers.metadata(folded[0][1], context),
+            },
             headers=answers.headers(folded[0][1]),
         )
 
@@ -190,7 +146,12 @@ class Gateway:
         The key comes in the Authorization header, or, where a browser cannot set one, in a first
         message `{"api_key": "gq-…"}`. `{"type": "cancel"}` stops the answer that is running.
         """
-        await serve_socket(self, socket)
+        await serve_socket(
+            socket,
+            self.keys,
+            self._limits,
+            lambda chat, context: self.open(chat, context, include_usage=True),
+        )
 
     async def _stream(
         self, chat: ChatRequest, context: RequestContext, *, include_usage: bool, text: bool = False
@@ -225,10 +186,10 @@ class Gateway:
 
     async def _whole(
         self, chat: ChatRequest, context: RequestContext, request: Request
-    ) -> tuple[list[ChatCompletionChunk], Any]:
+    ) -> tuple[list[ChatCompletionChunk], Routed | None]:
         """Collect an answer; given up when the client leaves or the time is over."""
         collecting = asyncio.ensure_future(self._collect(chat, context))
-        leaving = asyncio.ensure_future(_disconnected(request))
+        leaving = asyncio.ensure_future(disconnected(request))
         try:
             await asyncio.wait(
                 {collecting, leaving},
@@ -245,7 +206,7 @@ class Gateway:
 
     async def _collect(
         self, chat: ChatRequest, context: RequestContext
-    ) -> tuple[list[ChatCompletionChunk], Any]:
+    ) -> tuple[list[ChatCompletionChunk], Routed | None]:
         routed, chunks = None, []
         async for item in self._items(chat, context):
             if isinstance(item, ChatCompletionChunk):
@@ -259,29 +220,32 @@ class Gateway:
     async def _items(self, chat: ChatRequest, context: RequestContext) -> AsyncIterator[Item]:
         """The Router's items, its failures as `ChatError`. Where the Router died, the row of the ledger
         that it owed is written here."""
-        with self._place():
-            items = self._chat.remote(chat, context)
-            progress = Progress(context.received)
-            finished = False
-            try:
-                async for item in items:
-                    progress.see(item)
-                    yield item
-                finished = True
-            except RayTaskError as error:
-                finished = True
-                raise _chat_error(error) from error
-            except BackPressureError as error:
-                finished = True
-                raise queue_full(2.0) from error
-            except GONE as error:
-                finished = True
-                gone = engine_gone("router")
-                self._write_down(chat, context, progress, gone)
-                raise gone from error
-            finally:
-                if not finished:
-                    items.cancel()
+        if self._active >= self._limits.concurrent_requests:
+            raise queue_full(2.0)
+        self._active += 1
+        items = self._chat.remote(chat, context)
+        progress = Progress(context.received)
+        running = True
+        try:
+            async for item in items:
+                progress.see(item)
+                yield item
+            running = False
+        except RayTaskError as error:
+            running = False
+            raise chat_error(error) from error
+        except BackPressureError as error:
+            running = False
+            raise queue_full(2.0) from error
+        except GONE as error:
+            running = False
+            gone = engine_gone("router")
+            self._write_down(chat, context, progress, gone)
+            raise gone from error
+        finally:
+            self._active -= 1
+            if running:
+                items.cancel()
 
     def _write_down(
         self, chat: ChatRequest, context: RequestContext, progress: Progress, error: ChatError
@@ -292,12 +256,8 @@ class Gateway:
         record.finish(progress, self._catalog)
         self._journal.append(record.as_row())
 
-    def _place(self) -> _Place:
-        if self._active >= self._limits.concurrent_requests:
-            raise queue_full(2.0)
-        return _Place(self)
-
-    def _check(self, body: ChatRequest) -> None:
+    def check(self, body: ChatRequest) -> None:
+        """Raise a 400 for a conversation beyond the limits."""
         if len(body.messages) > self._limits.messages:
             raise invalid(
                 f"messages holds {len(body.messages)} messages; the limit is {self._limits.messages}",
@@ -332,7 +292,7 @@ class Gateway:
             raise invalid(f"{name} has {dimensions} dimensions", param="dimensions")
         vectors, tokens = await self._ask(self._cache.embed.remote(texts), "cache")
         data = [
-            EmbeddingItem(index=i, embedding=_encoded(vector) if body.encoding_format == "base64" else vector)
+            EmbeddingItem(index=i, embedding=base64_floats(vector) if body.encoding_format == "base64" else vector)
             for i, vector in enumerate(vectors)
         ]
         usage = EmbeddingUsage(prompt_tokens=tokens, total_tokens=tokens)
@@ -399,14 +359,7 @@ class Gateway:
     @api.get("/v1/metrics", response_class=PlainTextResponse)
     async def metrics(self) -> Response:
         """This node's metrics in Prometheus' text format: ours, and Serve's."""
-        port = os.environ.get("GROUPQWEN_METRICS_PORT")
-        if not port:
-            raise ChatError("GROUPQWEN_METRICS_PORT is not set on this node.", status=503)
-        try:
-            scraped = await self._http.get(f"http://127.0.0.1:{port}/metrics")
-        except httpx.HTTPError as error:
-            raise ChatError("Ray's metrics agent does not answer right now.", status=503) from error
-        return PlainTextResponse(_ours(scraped.text), media_type="text/plain; version=0.0.4")
+        return PlainTextResponse(await scrape(self._http), media_type="text/plain; version=0.0.4")
 
     @api.get("/", include_in_schema=False)
     async def root(self) -> Response:
@@ -416,7 +369,7 @@ class Gateway:
         try:
             return await response
         except RayTaskError as error:
-            raise _chat_error(error) from error
+            raise chat_error(error) from error
         except (*GONE, TimeoutError) as error:
             raise engine_gone(part) from error
 
@@ -425,119 +378,3 @@ class Gateway:
             return await asyncio.wait_for(response, PART_SECONDS)
         except (TimeoutError, RayTaskError, *GONE) as error:
             return {"ok": False, "error": type(error).__name__}
-
-
-class _Place:
-    """One of the Gateway's places, taken for as long as an answer runs."""
-
-    def __init__(self, gateway: Gateway) -> None:
-        self._gateway = gateway
-
-    def __enter__(self) -> None:
-        self._gateway._active += 1
-
-    def __exit__(self, *_: object) -> None:
-        self._gateway._active -= 1
-
-
-def _chat_error(error: RayTaskError) -> ChatError:
-    cause = error.cause
-    if isinstance(cause, ChatError):
-        return cause
-    return ChatError(f"An internal error: {type(cause).__name__}.", code="internal_error")
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
-def _encoded(vector: list[float]) -> str:
-    return base64.b64encode(np.asarray(vector, "<f4").tobytes()).decode()
-
-
-def _ours(text: str) -> str:
-    """Only GroupQwen's and Serve's series; Ray's own hundreds are in its dashboard."""
-    wanted = ("ray_groupqwen_", "ray_serve_")
-    lines = [
-        line
-        for line in text.splitlines()
-        if line.startswith(wanted) or line.startswith(tuple(f"# {k} {w}" for k in ("HELP", "TYPE") for w in wanted))
-    ]
-    return "\n".join(lines) + "\n"
-
-
-async def serve_socket(gateway: Gateway, socket: WebSocket) -> None:
-    """Serve one WebSocket until it closes: one answer at a time, which a message may cancel."""
-    await socket.accept()
-    try:
-        if socket.state.key is None and not await _sends_key(gateway, socket):
-            await socket.send_json(no_key().body())
-            await socket.close(4401)
-            return
-        while True:
-            message = await socket.receive_text()
-            await _answer_message(gateway, socket, message)
-    except WebSocketDisconnect:
-        return
-
-
-async def _sends_key(gateway: Gateway, socket: WebSocket) -> bool:
-    try:
-        message = await asyncio.wait_for(socket.receive_json(), 10)
-    except (TimeoutError, ValueError):
-        return False
-    secret = message.get("api_key") if isinstance(message, dict) else None
-    if not isinstance(secret, str):
-        return False
-    socket.state.key = gateway.keys.find(secret)
-    return socket.state.key is not None
-
-
-async def _answer_message(gateway: Gateway, socket: WebSocket, message: str) -> None:
-    try:
-        if len(message) > gateway._limits.body_bytes:
-            raise invalid("The message is too large.")
-        chat = ChatRequest.model_validate_json(message)
-        gateway._check(chat)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        await socket.send_json(invalid(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}").body())
-        return
-    except ChatError as error:
-        await socket.send_json(error.body())
-        return
-    context = request_context(socket)
-    stream = gateway.open(chat, context, include_usage=True)
-    listening = asyncio.ensure_future(_cancelled(socket))
-    sending = asyncio.ensure_future(_send_answer(socket, stream))
-    try:
-        await asyncio.wait({listening, sending}, return_when=asyncio.FIRST_COMPLETED)
-        if not sending.done():
-            sending.cancel()
-            await asyncio.gather(sending, return_exceptions=True)
-            if listening.exception() is None:
-                await socket.send_json({"type": "cancelled"})
-        if listening.done() and (left := listening.exception()) is not None:
-            raise left
-        await asyncio.gather(sending, return_exceptions=True)
-    finally:
-        listening.cancel()
-        await asyncio.gather(listening, return_exceptions=True)
-        await stream.close()
-
-
-async def _cancelled(socket: WebSocket) -> None:
-    """Returns when the client asks to stop; raises when it leaves."""
-    while True:
-        message = await socket.receive_json()
-        if isinstance(message, dict) and message.get("type") == "cancel":
-            return
-
-
-async def _send_answer(socket: WebSocket, stream: AnswerStream) -> None:
-    async for sent in stream.frames():
-        text = sent.decode()
-        if text.startswith("data: {"):
-            await socket.send_text(text.removeprefix("data: ").rstrip("\n"))
-    await socket.send_json({"type": "done"})

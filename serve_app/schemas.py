@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+from collections.abc import Sequence
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 
@@ -135,3 +138,8 @@ class Health(BaseModel):
     live: bool
     ready: bool
     parts: dict[str, Any] | None = None
+
+
+def base64_floats(vector: Sequence[float]) -> str:
+    """A vector as the `openai` SDK asks for it: base64 of little-endian float32."""
+    return base64.b64encode(np.asarray(vector, "<f4").tobytes()).decode()

@@ -41,11 +41,7 @@ def cache_keys(request: ChatRequest, context: RequestContext, rules: CacheRules)
     """The request's keys, or None if it may not touch the cache at all."""
     if not rules.enabled or context.cache == "bypass" or not _eligible(request, rules):
         return None
-    fields = {
-        key: value
-        for key, value in request.model_dump(exclude_none=True).items()
-        if key not in _IRRELEVANT
-    }
+    fields = {key: value for key, value in request.model_dump(exclude_none=True).items() if key not in _IRRELEVANT}
     fields["max_tokens"] = request.token_limit
     # The asking key is part of every cache key: nobody is served from what someone else was told.
     scope = {"version": VERSION, "scope": context.key_id, "device": context.device}

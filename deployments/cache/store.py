@@ -86,7 +86,13 @@ class CacheStore:
         return _load(results[0]["answer"]), float(results[0]["vector_distance"])
 
     async def put(
-        self, key: str, answer: CachedAnswer, ttl_seconds: int, *, fingerprint: str | None, embedding: bytes | None
+        self,
+        key: str,
+        answer: CachedAnswer,
+        ttl_seconds: int,
+        *,
+        fingerprint: str | None,
+        embedding: bytes | None,
     ) -> None:
         """Keep an answer for `ttl_seconds` from now; reading it does not prolong that."""
         body = json.dumps(asdict(answer))

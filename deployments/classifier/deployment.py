@@ -23,9 +23,7 @@ class Classifier:
         """Rules from `user_config`: at the start, and anew without a restart."""
         self._routing = Routing.model_validate(config["routing"])
 
-    async def classify(
-        self, request: ChatRequest, embedding: list[float] | None = None
-    ) -> Classification:
+    async def classify(self, request: ChatRequest, embedding: list[float] | None = None) -> Classification:
         """Classify a request; `embedding` is the cache's, where it made one, so that none is made twice."""
         return classify([_shortened(message) for message in request.messages], self._routing)
 

@@ -45,9 +45,7 @@ def classify(messages: Sequence[Mapping[str, Any]], routing: Routing) -> Classif
     signals = {
         "length": _saturated(len(query.split()), rules.length),
         "context": _saturated(tokens, rules.context),
-        "keywords": _saturated(
-            sum(_mentions(lowered, word) for word in routing.hard_keywords), rules.keywords
-        ),
+        "keywords": _saturated(sum(_mentions(lowered, word) for word in routing.hard_keywords), rules.keywords),
         "steps": _saturated(len(_STEPS.findall(lowered)), rules.steps),
     }
     weights = {name: getattr(rules, name).weight for name in signals}

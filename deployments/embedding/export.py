@@ -46,9 +46,7 @@ def export(weights: Path, config: Path, target: Path) -> None:
     full = target.with_suffix(".fp32.onnx")
     onnx.save(_build(tensors, shape), full)
     staged = target.with_suffix(".part.onnx")
-    quantize_dynamic(
-        full, staged, op_types_to_quantize=["MatMul"], per_channel=True, weight_type=QuantType.QInt8
-    )
+    quantize_dynamic(full, staged, op_types_to_quantize=["MatMul"], per_channel=True, weight_type=QuantType.QInt8)
     full.unlink()
     staged.replace(target)
 
@@ -74,8 +72,7 @@ def _build(tensors: dict[str, npt.NDArray[np.generic]], shape: dict[str, int]) -
     words = graph.const("words", tensors["embeddings.word_embeddings.weight"])
     # Token type 0 throughout, so its row is added to every position once and for all.
     places = (
-        tensors["embeddings.position_embeddings.weight"]
-        + tensors["embeddings.token_type_embeddings.weight"][0]
+        tensors["embeddings.position_embeddings.weight"] + tensors["embeddings.token_type_embeddings.weight"][0]
     )
     length = graph.op("Gather", graph.op("Shape", "input_ids"), graph.const("one", np.array(1)))
     ends = graph.op("Unsqueeze", length, graph.const("axis0", np.array([0])))
@@ -100,7 +97,11 @@ def _build(tensors: dict[str, npt.NDArray[np.generic]], shape: dict[str, int]) -
             projected = linear(x, f"{layer}.attention.self.{name}")
             return graph.op("Transpose", graph.op("Reshape", projected, split), perm=order)
 
-        query, key, value = head("query", [0, 2, 1, 3]), head("key", [0, 2, 3, 1]), head("value", [0, 2, 1, 3])
+        query, key, value = (
+            head("query", [0, 2, 1, 3]),
+            head("key", [0, 2, 3, 1]),
+            head("value", [0, 2, 1, 3]),
+        )
         scores = graph.op("Add", graph.op("Mul", graph.op("MatMul", query, key), scale), penalty)
         attended = graph.op("MatMul", graph.op("Softmax", scores, axis=-1), value)
         attended = graph.op("Reshape", graph.op("Transpose", attended, perm=[0, 2, 1, 3]), merge)
@@ -122,7 +123,10 @@ def _build(tensors: dict[str, npt.NDArray[np.generic]], shape: dict[str, int]) -
         helper.make_graph(
             graph.nodes,
             "sentence-embedding",
-            [helper.make_tensor_value_info(name, TensorProto.INT64, batch) for name in ("input_ids", "attention_mask")],
+            [
+                helper.make_tensor_value_info(name, TensorProto.INT64, batch)
+                for name in ("input_ids", "attention_mask")
+            ],
             [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["batch", hidden])],
             [numpy_helper.from_array(value, name) for name, value in graph.initializers.items()],
         ),

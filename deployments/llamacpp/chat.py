@@ -129,9 +129,7 @@ class LlamaCppChat:
             raise context_too_long(len(prompt), self.options.engine.context)
         return prompt, opened
 
-    def _generation(
-        self, request: ChatRequest, prompt: list[int], tenant: str, adapter: str | None
-    ) -> Generation:
+    def _generation(self, request: ChatRequest, prompt: list[int], tenant: str, adapter: str | None) -> Generation:
         room = min(self.options.engine.context - len(prompt), self.options.max_output)
         limit = room if request.token_limit is None else min(request.token_limit, room)
         bias = tuple((int(token), value) for token, value in (request.logit_bias or {}).items())
@@ -230,9 +228,7 @@ class _Answer:
             if not chunks:
                 chunks = [self._builder.delta(self.index, content="")]
             chunks[0] = chunks[0].model_copy(deep=True)
-            chunks[0].choices[0].logprobs = (
-                self._builder.delta(self.index, logprobs=logprobs).choices[0].logprobs
-            )
+            chunks[0].choices[0].logprobs = self._builder.delta(self.index, logprobs=logprobs).choices[0].logprobs
         if end is not None:
             self.finished = end
             reason: FinishReason = "tool_calls" if self._calls and end.reason == "stop" else end.reason
@@ -256,9 +252,7 @@ class _Answer:
             if isinstance(found, Text):
                 chunks.append(self._builder.delta(self.index, content=found.text))
             else:
-                call = tool_call_delta(
-                    self._calls, f"call_{secrets.token_hex(12)}", found.name, found.arguments
-                )
+                call = tool_call_delta(self._calls, f"call_{secrets.token_hex(12)}", found.name, found.arguments)
                 self._calls += 1
                 chunks.append(self._builder.delta(self.index, tool_call=call))
         return chunks

@@ -95,9 +95,9 @@ class Context:
         self._sequence: npt.NDArray[np.int32] = np.zeros(n, np.int32)
         self._wanted: npt.NDArray[np.int8] = np.zeros(n, np.int8)
         first = self._sequence.ctypes.data
-        self._sequence_pointers: npt.NDArray[np.uint64] = (
-            first + 4 * np.arange(n, dtype=np.uint64)
-        ).astype(np.uint64)
+        self._sequence_pointers: npt.NDArray[np.uint64] = (first + 4 * np.arange(n, dtype=np.uint64)).astype(
+            np.uint64
+        )
         batch = llama_cpp.llama_batch()
         for field, column in (
             ("token", self._token),

@@ -56,9 +56,7 @@ class LlamaCppVariant:
         self._reported = (0, 0, 0)
         self._reporting = asyncio.get_running_loop().create_task(self._report())
 
-    async def chat(
-        self, request: ChatRequest, context: RequestContext
-    ) -> AsyncIterator[ChatCompletionChunk]:
+    async def chat(self, request: ChatRequest, context: RequestContext) -> AsyncIterator[ChatCompletionChunk]:
         """The chat contract."""
         async for chunk in self._chat.chat(request, context.request_id, tenant=context.key_id):
             yield chunk
@@ -84,9 +82,7 @@ class LlamaCppVariant:
             self._active.set(stats.active, self._tags)
             self._waiting.set(stats.waiting, self._tags)
             now = (stats.prompt_tokens, stats.prompt_reused, stats.completion_tokens)
-            for kind, before, after in zip(
-                ("prompt", "reused", "completion"), self._reported, now, strict=True
-            ):
+            for kind, before, after in zip(("prompt", "reused", "completion"), self._reported, now, strict=True):
                 if after > before:
                     self._tokens.inc(after - before, {**self._tags, "kind": kind})
             self._reported = now

@@ -556,4 +556,3 @@ class Engine:
 def _put_all(events: list[tuple[_Running, Event]]) -> None:
     for running, event in events:
         running.events.put_nowait(event)
-

@@ -58,9 +58,7 @@ class Sampler:
         self._n_vocab = weights.n_vocab
         self._grammar = None
         if options.grammar is not None:
-            self._grammar = llama_cpp.llama_sampler_init_grammar(
-                weights.vocab, options.grammar.encode(), b"root"
-            )
+            self._grammar = llama_cpp.llama_sampler_init_grammar(weights.vocab, options.grammar.encode(), b"root")
             if not self._grammar:
                 raise GrammarError("the grammar made from response_format or tools was refused")
         self._chain = _build_chain(weights, options)

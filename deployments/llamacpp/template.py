@@ -146,9 +146,7 @@ def _with_object_arguments(call: Mapping[str, Any]) -> dict[str, Any]:
     return {**call, "function": function}
 
 
-def _with_tools_prompt(
-    messages: list[dict[str, Any]], tools: Sequence[Mapping[str, Any]]
-) -> list[dict[str, Any]]:
+def _with_tools_prompt(messages: list[dict[str, Any]], tools: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Declare tools in the system message, for templates that have no place for them."""
     prompt = _TOOLS_PROMPT.format(signatures="\n".join(json.dumps(tool) for tool in tools))
     if messages and messages[0]["role"] == "system":

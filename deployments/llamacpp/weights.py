@@ -60,9 +60,7 @@ class Weights:
         size = len(data) + 8
         while True:
             tokens = (llama_cpp.llama_token * size)()
-            n = llama_cpp.llama_tokenize(
-                self.vocab, data, len(data), tokens, size, add_special, parse_special
-            )
+            n = llama_cpp.llama_tokenize(self.vocab, data, len(data), tokens, size, add_special, parse_special)
             if n >= 0:
                 return list(tokens[:n])
             size = -n

@@ -60,9 +60,7 @@ class Router:
             "groupqwen_route_decisions", "Decisions by variant and task.", ("variant", "task")
         )
         self._lookups = Counter("groupqwen_cache_lookups", "Cache outcomes by kind.", ("outcome",))
-        self._ttft = Histogram(
-            "groupqwen_ttft_seconds", "Time to first token.", LATENCY_BUCKETS, ("variant",)
-        )
+        self._ttft = Histogram("groupqwen_ttft_seconds", "Time to first token.", LATENCY_BUCKETS, ("variant",))
         self._latency = Histogram(
             "groupqwen_latency_seconds", "Time of the whole answer.", LATENCY_BUCKETS, ("variant",)
         )
@@ -187,9 +185,7 @@ class Router:
 
     async def _status_of(self, name: str) -> dict[str, Any]:
         try:
-            status: dict[str, Any] = await asyncio.wait_for(
-                self._status[name].status.remote(), STATUS_SECONDS
-            )
+            status: dict[str, Any] = await asyncio.wait_for(self._status[name].status.remote(), STATUS_SECONDS)
             return status
         except (TimeoutError, RayActorError, RayTaskError, RayServeException):
             return {"state": "unavailable"}
@@ -214,7 +210,6 @@ class Router:
 
 
 def _from_cache(decision: RouteDecision, lookup: Lookup) -> RouteDecision:
-
 
     assert lookup.answer is not None
     distance = "" if lookup.distance is None else f" at cosine distance {lookup.distance:.3f}"

@@ -57,9 +57,7 @@ class Rules:
         self.catalog = catalog
         self.routing = routing
 
-    def decide(
-        self, request: ChatRequest, context: RequestContext, found: Classification
-    ) -> RouteDecision:
+    def decide(self, request: ChatRequest, context: RequestContext, found: Classification) -> RouteDecision:
         """Choose. Raises `ChatError` where no variant may answer."""
         started = time.perf_counter()
         wish = resolve_model(request.model, self.profile, self.routing)
@@ -90,9 +88,7 @@ class Rules:
                 seen.add(name)
                 yield name, reason
 
-    def _wanted(
-        self, context: RequestContext, found: Classification, wish: Wish
-    ) -> Iterator[tuple[str, str]]:
+    def _wanted(self, context: RequestContext, found: Classification, wish: Wish) -> Iterator[tuple[str, str]]:
         profile = self.profile
         if found.task == "vision" and profile.vision:
             yield profile.vision, "images go to the vision variant"
@@ -136,7 +132,9 @@ class Rules:
         considered = [*candidates]
         named = {candidate.variant for candidate in considered}
         considered += [
-            Candidate(other, "not preferred for this query") for other in self.profile.variants if other not in named
+            Candidate(other, "not preferred for this query")
+            for other in self.profile.variants
+            if other not in named
         ]
         parameters: Mapping[str, object] = self.catalog.variants[name].sampling.model_dump()
         return RouteDecision(

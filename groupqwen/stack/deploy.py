@@ -46,7 +46,13 @@ def deploy(settings: Settings, credentials: Credentials) -> None:
     """Run `serve deploy`. Raises `StartProblem` with Serve's own last words."""
     path = settings.home.run / "serve_config.yaml"
     path.write_text(yaml.safe_dump(serve_config(settings), sort_keys=False))
-    command = [str(Path(sys.executable).parent / "serve"), "deploy", "--address", settings.dashboard, str(path)]
+    command = [
+        str(Path(sys.executable).parent / "serve"),
+        "deploy",
+        "--address",
+        settings.dashboard,
+        str(path),
+    ]
     environment = {**os.environ, **settings.environment(credentials)}
     done = subprocess.run(command, env=environment, cwd="/", capture_output=True, text=True, check=False)
     if done.returncode:
@@ -74,9 +80,7 @@ def application(settings: Settings, credentials: Credentials) -> dict[str, Any] 
         return None
 
 
-def wait_until_ready(
-    settings: Settings, credentials: Credentials, progress: Callable[[str], None]
-) -> None:
+def wait_until_ready(settings: Settings, credentials: Credentials, progress: Callable[[str], None]) -> None:
     """Until a question would be answered. `progress` hears what is being waited for."""
     until = time.monotonic() + READY_SECONDS
     headers = {"Authorization": f"Bearer {credentials.api_key}"}

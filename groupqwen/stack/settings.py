@@ -46,8 +46,7 @@ class Settings:
             MARK: str(self.home.root),
             "GROUPQWEN_HOME": str(self.home.root),
             "GROUPQWEN_REDIS_URL": self.redis_url or redis.url(self.home, credentials.redis_password),
-            "GROUPQWEN_DATABASE_URL": self.database_url
-            or postgres.url(self.home, credentials.postgres_password),
+            "GROUPQWEN_DATABASE_URL": self.database_url or postgres.url(self.home, credentials.postgres_password),
             "GROUPQWEN_METRICS_PORT": str(ports.metrics),
             "GROUPQWEN_PORT": str(ports.http),
             "GROUPQWEN_LISTEN": self.listen or "",
@@ -57,6 +56,9 @@ class Settings:
             "RAY_AUTH_TOKEN_PATH": str(self.home.run / "ray-token"),
             "RAY_ADDRESS": f"127.0.0.1:{ports.gcs}",
             "RAY_DASHBOARD_ADDRESS": self.dashboard,
+            # By its name for other systems, but it holds here too: without it Ray replaces 127.0.0.1 by the
+            # machine's address, and every one of its processes listens on all interfaces.
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
             "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",

@@ -145,7 +145,16 @@ def ray_program(settings: Settings) -> Program:
         "num-cpus": max(4, os.cpu_count() or 1),
         "include-dashboard": "true",
     }
-    command = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--disable-usage-stats"]
+    command = [
+        str(Path(sys.executable).parent / "ray"),
+        "start",
+        "--head",
+        "--block",
+        "--disable-usage-stats",
+    ]
     return Program(
-        "ray", [*command, *(f"--{name}={value}" for name, value in options.items())], priority=30, stop_seconds=60
+        "ray",
+        [*command, *(f"--{name}={value}" for name, value in options.items())],
+        priority=30,
+        stop_seconds=60,
     )
