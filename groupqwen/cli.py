@@ -96,7 +96,8 @@ def status() -> None:
             table.add_row(part, "ok" if state["ok"] else "[red]away[/red]", details)
     for model in _get(endpoint, key, "/models").json()["data"][1:]:
         live = model["status"]
-        details = f"{live.get('active', '-')} active, {live.get('waiting', '-')} waiting, {live.get('memory_mb', '-')} MiB"
+        shown = {"active": "active", "waiting": "waiting", "memory_mb": "MiB"}
+        details = ", ".join(f"{live[key]} {unit}" for key, unit in shown.items() if key in live)
         table.add_row(model["id"], live["state"], details)
     console.print(table)
     console.print(f"Endpoint  {endpoint}\nAPI key   {key}")

@@ -1,8 +1,9 @@
 #!/bin/sh
-# Stands in for the HAProxy that Ray Serve starts, and starts it with two things put right in the
+# Stands in for the HAProxy that Ray Serve starts, and starts it with three things put right in the
 # configuration that Ray has just written:
 #   - Ray lets the statistics and metrics ports listen on every interface; here they listen on loopback.
 #     The endpoint itself is on loopback too, and on GROUPQWEN_LISTEN where `up.sh --listen` names one.
+#   - A request id that a client sends is taken away, so that Serve makes one: it is the ledger's key.
 #   - When no Gateway is there to answer, clients get an error in OpenAI's shape, with the right status.
 set -eu
 
@@ -15,8 +16,9 @@ done
 
 if [ -n "$config" ] && [ -w "$config" ]; then
     sed -i -E 's/^([[:space:]]*bind) \*?:([0-9]+)/\1 127.0.0.1:\2/' "$config"
+    sed -i -E "s/^([[:space:]]*)bind 127\.0\.0\.1:${GROUPQWEN_PORT}\$/&\n\1http-request del-header x-request-id/" "$config"
     if [ -n "${GROUPQWEN_LISTEN:-}" ]; then
-        sed -i -E "s/^([[:space:]]*bind) 127\.0\.0\.1:${GROUPQWEN_PORT}\$/& \n\1 ${GROUPQWEN_LISTEN}:${GROUPQWEN_PORT}/" "$config"
+        sed -i -E "s/^([[:space:]]*bind) 127\.0\.0\.1:${GROUPQWEN_PORT}\$/&\n\1 ${GROUPQWEN_LISTEN}:${GROUPQWEN_PORT}/" "$config"
     fi
     body='{"error":{"message":"GroupQwen is starting or restarting. Try again in a few seconds.","type":"server_error","code":"gateway_unavailable","param":null}}'
     printf 'HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 3\r\nContent-Length: %s\r\n\r\n%s' \

@@ -34,6 +34,7 @@ class AppArgs(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     profile: str = Field("cpu", description="A profile of configs/profiles, or a path that ends in .yaml.")
+    build: str = Field("", description="Any text; when it changes, Serve replaces all replicas.")
 
 
 def build(args: dict[str, Any]) -> Application:

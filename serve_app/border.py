@@ -11,6 +11,8 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
+from ray.serve.context import _serve_request_context
+
 from deployments.contract import ChatError, invalid
 from serve_app.keys import KeyRing
 
@@ -52,8 +54,9 @@ class Border:
             await self._app(scope, receive, send)
             return
         assert _rules is not None, "the border has no rules yet"
-        # Always ours: it is the ledger's primary key, which no client may choose.
-        identity = f"req-{secrets.token_hex(12)}"
+        # Serve's own id, which its logs and the response header `x-request-id` carry too. HAProxy takes away
+        # one that a client sends: it is the ledger's primary key, which nobody outside may choose.
+        identity = _serve_request_context.get().request_id or secrets.token_hex(16)
         key = _rules.keys.find(bearer(scope))
         scope.setdefault("state", {})
         scope["state"].update(key=key, request_id=identity)
@@ -61,20 +64,14 @@ class Border:
             await self._app(scope, receive, send)
             return
 
-        async def send_with_id(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = [(k, v) for k, v in message.get("headers", []) if k.lower() != b"x-request-id"]
-                message["headers"] = [*headers, (b"x-request-id", identity.encode())]
-            await send(message)
-
         try:
             if key is None and scope["path"] not in OPEN_PATHS:
                 raise no_key()
             body = await _read(scope, receive, _rules.body_bytes)
         except ChatError as error:
-            await _refuse(error, send_with_id)
+            await _refuse(error, send)
             return
-        await self._app(scope, _replay(body, receive), send_with_id)
+        await self._app(scope, _replay(body, receive), send)
 
 
 async def _read(scope: Scope, receive: Receive, limit: int) -> bytes:

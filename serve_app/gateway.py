@@ -36,6 +36,7 @@ from deployments.contract import (
 from deployments.ledger.journal import Journal
 from deployments.ledger.record import Progress, QueryRecord
 from deployments.router.decision import Routed
+from deployments.serving import deployment
 from serve_app import answers
 from serve_app.answers import AnswerStream, Item
 from serve_app.border import Border, Rules, enforce
@@ -77,7 +78,7 @@ api.add_middleware(Border)
 shape_errors(api)
 
 
-@serve.deployment
+@deployment
 @serve.ingress(api)
 class Gateway:
     """HTTP in, HTTP out."""

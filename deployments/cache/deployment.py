@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ray import serve
 from redis.exceptions import RedisError
 
 from configs.routing import CacheRules, Routing
@@ -18,6 +17,7 @@ from deployments.cache.canonical import CacheKeys, cache_keys
 from deployments.cache.store import CacheStore, as_bytes, connect
 from deployments.contract import ChatRequest, RequestContext
 from deployments.embedding.embedder import Embedder
+from deployments.serving import deployment
 
 logger = logging.getLogger("ray.serve")
 
@@ -25,7 +25,7 @@ COOL_DOWN_SECONDS = 1.0
 """After a failure of Redis, lookups are misses for this long, so that nobody waits for a dead one."""
 
 
-@serve.deployment
+@deployment
 class SemanticCache:
     """Exact, then similar. Whatever goes wrong is a miss."""
 

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ray import serve
-
 from configs.routing import Routing
 from deployments.classifier.rules import Classification, classify
 from deployments.contract import ChatRequest
+from deployments.serving import deployment
 
 QUERY_CHARS = 20_000
 """The rules read this much of each end of a message: patterns over megabytes would hold up the loop."""
 
 
-@serve.deployment
+@deployment
 class Classifier:
     """Says what kind of query this is."""
 

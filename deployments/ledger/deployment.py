@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
-from ray import serve
 from ray.serve.metrics import Gauge
 
 from deployments.ledger.journal import (
@@ -19,6 +18,7 @@ from deployments.ledger.journal import (
     write_offset,
 )
 from deployments.ledger.store import LedgerStore
+from deployments.serving import deployment
 
 logger = logging.getLogger("ray.serve")
 
@@ -58,7 +58,7 @@ class Drain:
         return new
 
 
-@serve.deployment
+@deployment
 class Ledger:
     """Every query, in PostgreSQL. While that is away the journals grow; nothing is lost."""
 

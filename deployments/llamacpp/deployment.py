@@ -9,7 +9,6 @@ from typing import Any
 
 import psutil
 from openai.types.chat import ChatCompletionChunk
-from ray import serve
 from ray.serve.metrics import Counter, Gauge
 
 from configs.catalog import VariantSpec
@@ -18,6 +17,7 @@ from deployments.contract import ChatRequest, RequestContext
 from deployments.llamacpp.chat import ChatOptions, LlamaCppChat
 from deployments.llamacpp.engine import EngineOptions
 from deployments.llamacpp.sampling import SamplingOptions
+from deployments.serving import deployment
 
 METRICS_SECONDS = 1.0
 
@@ -41,7 +41,7 @@ def chat_options(name: str, spec: VariantSpec, served: ServedVariant) -> ChatOpt
     )
 
 
-@serve.deployment
+@deployment
 class LlamaCppVariant:
     """One GGUF model that answers many requests at once."""
 
@@ -63,11 +63,12 @@ class LlamaCppVariant:
 
     async def status(self) -> dict[str, Any]:
         """Live gauges: requests, tokens so far, resident memory (MiB)."""
-        stats = self._chat.engine.stats
+        engine = self._chat.engine
+        stats = engine.stats
         return {
             "state": "awake",
-            "active": stats.active,
-            "waiting": stats.waiting,
+            "active": engine.active,
+            "waiting": engine.queued,
             "prompt_tokens": stats.prompt_tokens,
             "prompt_reused": stats.prompt_reused,
             "completion_tokens": stats.completion_tokens,
@@ -78,9 +79,10 @@ class LlamaCppVariant:
 
     async def _report(self) -> None:
         while True:
-            stats = self._chat.engine.stats
-            self._active.set(stats.active, self._tags)
-            self._waiting.set(stats.waiting, self._tags)
+            engine = self._chat.engine
+            stats = engine.stats
+            self._active.set(engine.active, self._tags)
+            self._waiting.set(engine.queued, self._tags)
             now = (stats.prompt_tokens, stats.prompt_reused, stats.completion_tokens)
             for kind, before, after in zip(("prompt", "reused", "completion"), self._reported, now, strict=True):
                 if after > before:

@@ -118,10 +118,8 @@ class Generation:
 
 @dataclass
 class EngineStats:
-    """Gauges and counters since the start."""
+    """Counters since the start."""
 
-    active: int = 0
-    waiting: int = 0
     prompt_tokens: int = 0
     prompt_reused: int = 0
     completion_tokens: int = 0
@@ -258,6 +256,11 @@ class Engine:
             self._wake.notify()
 
     @property
+    def active(self) -> int:
+        """Requests that are being answered."""
+        return len(self._running)
+
+    @property
     def queued(self) -> int:
         """Requests that wait for a slot."""
         return len(self._waiting) + len(self._inbox)
@@ -330,7 +333,6 @@ class Engine:
                 self._leave(running)
                 self.stats.cancelled += 1
             self._admit()
-            self.stats.active, self.stats.waiting = len(self._running), self.queued
             if self._running:
                 return True
 

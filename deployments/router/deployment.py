@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import Any
 
 from openai.types.chat import ChatCompletionChunk
-from ray import serve
 from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle
@@ -27,6 +26,7 @@ from deployments.ledger.journal import Journal
 from deployments.ledger.record import Progress, QueryRecord
 from deployments.router.decision import Routed, RouteDecision
 from deployments.router.rules import Rules, resolve_model
+from deployments.serving import deployment
 
 logger = logging.getLogger("ray.serve")
 
@@ -36,7 +36,7 @@ LATENCY_BUCKETS = [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 
 Item = Routed | ChatCompletionChunk
 
 
-@serve.deployment
+@deployment
 class Router:
     """Which variant, and why. Knows nothing of HTTP."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -36,10 +37,21 @@ def serve_config(settings: Settings) -> dict[str, Any]:
                 "name": APPLICATION,
                 "route_prefix": "/",
                 "import_path": "serve_app.app:build",
-                "args": {"profile": settings.profile.name},
+                "args": {"profile": settings.profile.name, "build": build_id()},
             }
         ],
     }
+
+
+def build_id() -> str:
+    """A fingerprint of the code and configuration that replicas run: when it changes, Serve replaces them."""
+    digest = hashlib.sha256()
+    root = Path(__file__).parents[2]
+    for package in ("configs", "deployments", "serve_app"):
+        for path in sorted((root / package).rglob("*")):
+            if path.suffix in (".py", ".sql") or path.name == "models.yaml" or path.parent.name == "profiles":
+                digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def deploy(settings: Settings, credentials: Credentials) -> None:
