@@ -1,0 +1,44 @@
+"""Measurements beside what people would otherwise use: `python scripts/benchmark.py COMMAND --help`."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import typer  # noqa: E402
+
+from configs.catalog import load_catalog  # noqa: E402
+from configs.home import home  # noqa: E402
+
+app = typer.Typer(help=__doc__, no_args_is_help=True)
+
+
+@app.command()
+def engine(
+    variant: Annotated[str, typer.Option(help="A llama.cpp variant whose weights are here.")] = "qwen2.5-coder-1.5b",
+    threads: Annotated[int, typer.Option(help="Threads, the same for all servers.")] = 2,
+    context: Annotated[int, typer.Option(help="Tokens of context, the same for all servers.")] = 8192,
+    rounds: Annotated[int, typer.Option(help="Interleaved rounds; medians are taken over them.")] = 3,
+    tokens: Annotated[int, typer.Option(help="Length of each answer.")] = 64,
+    concurrency: Annotated[list[int], typer.Option(help="Requests at once; may be given several times.")] = [1, 4, 8],  # noqa: B006
+) -> None:
+    """Our llama.cpp variant beside llama_cpp.server and xllamacpp: tokens/s, first token, memory."""
+    from benchmarks.engine import main
+
+    source = load_catalog().variant(variant).source
+    main(home().model_file(variant, source), threads, context, rounds, tokens, concurrency)
+
+
+@app.command()
+def overhead(
+    rounds: Annotated[int, typer.Option(help="Interleaved rounds of requests to each side.")] = 40,
+) -> None:
+    """What Gateway and Router add to the time to the first token, beside LiteLLM's proxy; and a cache hit."""
+    from benchmarks.overhead import main
+
+    main(rounds)
+
+
+if __name__ == "__main__":
+    app()
