@@ -31,18 +31,19 @@ def application(chat: LlamaCppChat) -> FastAPI:
 
     @app.post("/v1/chat/completions", response_model=None)
     async def complete(body: ChatRequest) -> Response:
-        chunks = chat.chat(body, secrets.token_hex(8))
+        steps = chat.chat(body, secrets.token_hex(8))
         if not body.stream:
             try:
-                return JSONResponse(fold([chunk async for chunk in chunks]).model_dump(mode="json"))
+                return JSONResponse(fold([chunk async for chunks in steps for chunk in chunks]).model_dump(mode="json"))
             except ChatError as error:
                 return JSONResponse(error.body(), error.status)
 
         async def frames() -> AsyncIterator[bytes]:
             try:
-                async for chunk in chunks:
-                    data = chunk.model_dump(mode="json", exclude_unset=True)
-                    yield b"data: " + json.dumps(data, separators=(",", ":")).encode() + b"\n\n"
+                async for chunks in steps:
+                    for chunk in chunks:
+                        data = chunk.model_dump(mode="json", exclude_unset=True)
+                        yield b"data: " + json.dumps(data, separators=(",", ":")).encode() + b"\n\n"
                 yield b"data: [DONE]\n\n"
             except ChatError as error:
                 yield b"data: " + json.dumps(error.body()).encode() + b"\n\n"

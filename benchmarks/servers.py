@@ -53,7 +53,9 @@ class Running:
 
 
 @contextmanager
-def server(name: str, command: list[str], port: int, model: str, environment: dict[str, str]) -> Iterator[Running]:
+def server(
+    name: str, command: list[str], port: int, model: str, environment: dict[str, str], key: str = "none"
+) -> Iterator[Running]:
     """Run a server until the block ends. Raises RuntimeError with the end of its log if it does not start."""
     log = Path(f"/tmp/groupqwen-benchmark-{os.getpid()}-{name.replace(' ', '-')}.log")
     with log.open("wb") as out:
@@ -65,10 +67,10 @@ def server(name: str, command: list[str], port: int, model: str, environment: di
         while True:
             if process.poll() is not None or time.monotonic() > until:
                 raise RuntimeError(f"{name} did not start:\n" + log.read_text("utf-8", "replace")[-1500:])
-            if _answers(port, model):
+            if _answers(port, model, key):
                 break
             time.sleep(0.3)
-        yield Running(Target(name, f"http://127.0.0.1:{port}/v1", model), psutil.Process(process.pid))
+        yield Running(Target(name, f"http://127.0.0.1:{port}/v1", model, key), psutil.Process(process.pid))
     finally:
         process.terminate()
         try:
@@ -78,11 +80,12 @@ def server(name: str, command: list[str], port: int, model: str, environment: di
         log.unlink(missing_ok=True)
 
 
-def _answers(port: int, model: str) -> bool:
+def _answers(port: int, model: str, key: str) -> bool:
     """Whether a question is answered: some servers list their models before they can."""
     body = {"model": model, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
     try:
-        return httpx.post(f"http://127.0.0.1:{port}/v1/chat/completions", json=body, timeout=60).status_code == 200
+        url, headers = f"http://127.0.0.1:{port}/v1/chat/completions", {"authorization": f"Bearer {key}"}
+        return httpx.post(url, json=body, headers=headers, timeout=60).status_code == 200
     except httpx.HTTPError:
         return False
 

@@ -228,9 +228,10 @@ class Gateway:
         progress = Progress(context.received)
         running = True
         try:
-            async for item in items:
-                progress.see(item)
-                yield item
+            async for batch in items:
+                for item in batch:
+                    progress.see(item)
+                    yield item
             running = False
         except RayTaskError as error:
             running = False

@@ -76,8 +76,8 @@ class LlamaCppChat:
 
     async def chat(
         self, request: ChatRequest, request_id: str, *, tenant: str = "", adapter: str | None = None
-    ) -> AsyncGenerator[ChatCompletionChunk, None]:
-        """Stream the answer to `tenant` (fairness is between tenants). Raises `ChatError` before the first
+    ) -> AsyncGenerator[list[ChatCompletionChunk], None]:
+        """Stream the answer, in lists of what is there at once, to `tenant` (fairness is between tenants). Raises `ChatError` before the first
         chunk where the request cannot be run."""
         builder = ChunkBuilder(request_id, self.options.name)
         prompt, thinking_open = await self._prompt(request)
@@ -90,11 +90,10 @@ class LlamaCppChat:
                     opened.push_async_callback(answer.stream.aclose)
                 # The roles go out as soon as the request is accepted, long before the first token:
                 # from then on the client knows that it will not be refused.
-                for answer in answers:
-                    yield builder.delta(answer.index, role="assistant", content="")
-                chunks = await opened.enter_async_context(aclosing(_interleave(answers)))
-                async for chunk in chunks:
-                    yield chunk
+                yield [builder.delta(answer.index, role="assistant", content="") for answer in answers]
+                steps = await opened.enter_async_context(aclosing(_interleave(answers)))
+                async for chunks in steps:
+                    yield chunks
             except EngineFull as full:
                 raise queue_full(full.retry_after) from full
             except EngineFailed as failed:
@@ -102,7 +101,7 @@ class LlamaCppChat:
         done = [answer.finished for answer in answers if answer.finished]
         completion = sum(finished.completion_tokens for finished in done)
         cached = min((finished.prompt_reused for finished in done), default=0)
-        yield builder.usage(token_usage(len(prompt), completion, cached=cached))
+        yield [builder.usage(token_usage(len(prompt), completion, cached=cached))]
 
     async def _prompt(self, request: ChatRequest) -> tuple[list[int], bool]:
         """Prompt tokens, and whether the prompt ends inside an opened chain of thought."""
@@ -213,10 +212,11 @@ class _Answer:
         """Queue it. Raises `EngineFull`, `EngineFailed`."""
         self.stream = self._chat.engine.submit(generation)
 
-    async def run(self) -> AsyncIterator[ChatCompletionChunk]:
+    async def run(self) -> AsyncIterator[list[ChatCompletionChunk]]:
         async for news in self.stream:
-            for chunk in self._chunks(news):
-                yield chunk
+            chunks = self._chunks(news)
+            if chunks:
+                yield chunks
 
     def _chunks(self, news: list[Piece | Finished]) -> list[ChatCompletionChunk]:
         pieces = [event for event in news if isinstance(event, Piece)]
@@ -271,18 +271,18 @@ class _Answer:
         )
 
 
-async def _interleave(answers: list[_Answer]) -> AsyncGenerator[ChatCompletionChunk, None]:
+async def _interleave(answers: list[_Answer]) -> AsyncGenerator[list[ChatCompletionChunk], None]:
     """Chunks of several choices as they come; fails when one fails."""
     if len(answers) == 1:
-        async for chunk in answers[0].run():
-            yield chunk
+        async for chunks in answers[0].run():
+            yield chunks
         return
-    queue: asyncio.Queue[ChatCompletionChunk | BaseException | None] = asyncio.Queue()
+    queue: asyncio.Queue[list[ChatCompletionChunk] | BaseException | None] = asyncio.Queue()
 
     async def pump(answer: _Answer) -> None:
         try:
-            async for chunk in answer.run():
-                queue.put_nowait(chunk)
+            async for chunks in answer.run():
+                queue.put_nowait(chunks)
             queue.put_nowait(None)
         except Exception as error:
             queue.put_nowait(error)

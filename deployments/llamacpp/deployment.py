@@ -56,10 +56,12 @@ class LlamaCppVariant:
         self._reported = (0, 0, 0)
         self._reporting = asyncio.get_running_loop().create_task(self._report())
 
-    async def chat(self, request: ChatRequest, context: RequestContext) -> AsyncIterator[ChatCompletionChunk]:
-        """The chat contract."""
-        async for chunk in self._chat.chat(request, context.request_id, tenant=context.key_id):
-            yield chunk
+    async def chat(
+        self, request: ChatRequest, context: RequestContext
+    ) -> AsyncIterator[list[ChatCompletionChunk]]:
+        """The chat contract, in lists of what is there at once: fewer messages between processes."""
+        async for chunks in self._chat.chat(request, context.request_id, tenant=context.key_id):
+            yield chunks
 
     async def status(self) -> dict[str, Any]:
         """Live gauges: requests, tokens so far, resident memory (MiB)."""

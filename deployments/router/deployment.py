@@ -70,8 +70,9 @@ class Router:
         routing = Routing.model_validate(config["routing"])
         self._rules = Rules(self._profile, self._catalog, routing)
 
-    async def chat(self, request: ChatRequest, context: RequestContext) -> AsyncIterator[Item]:
-        """Route one request: first a `Routed`, then the answer's chunks. Raises `ChatError`.
+    async def chat(self, request: ChatRequest, context: RequestContext) -> AsyncIterator[list[Item]]:
+        """Route one request: first a `Routed`, then the answer's chunks, in lists of what is there at once.
+        Raises `ChatError`.
 
         Every request that gets here leaves a row in the Ledger, however it ends.
         """
@@ -79,9 +80,10 @@ class Router:
         record = QueryRecord.begin(request, context)
         progress = Progress(context.received)
         try:
-            async for item in self._answer(request, context, record):
-                progress.see(item)
-                yield item
+            async for items in self._answer(request, context, record):
+                for item in items:
+                    progress.see(item)
+                yield items
         except ChatError as error:
             record.fail(error.status, error.message)
             raise
@@ -96,37 +98,36 @@ class Router:
 
     async def _answer(
         self, request: ChatRequest, context: RequestContext, record: QueryRecord
-    ) -> AsyncIterator[Item]:
+    ) -> AsyncIterator[list[Item]]:
         classifying = self._classifier.classify.remote(request)
         lookup: Lookup = await self._look_up(request, context)
         decision = self._rules.decide(request, context, await classifying)
         self._lookups.inc(tags={"outcome": lookup.outcome})
         if lookup.answer is not None:
             record.route(decision, lookup.outcome, lookup.distance, variant=lookup.answer.variant)
-            yield Routed(_from_cache(decision, lookup), lookup.outcome, lookup.distance)
-            for chunk in lookup.answer.chunks(context.request_id):
-                yield chunk
+            routed = Routed(_from_cache(decision, lookup), lookup.outcome, lookup.distance)
+            yield [routed, *lookup.answer.chunks(context.request_id)]
             return
         record.route(decision, lookup.outcome, lookup.distance)
         self._decisions.inc(tags={"variant": decision.variant, "task": decision.task})
-        yield Routed(decision, lookup.outcome, lookup.distance)
+        yield [Routed(decision, lookup.outcome, lookup.distance)]
         kept: list[ChatCompletionChunk] | None = [] if lookup.storable else None
-        async for chunk in self._generate(decision.variant, request, context):
+        async for chunks in self._generate(decision.variant, request, context):
             if kept is not None:
-                kept.append(chunk)
-            yield chunk
+                kept += chunks
+            yield list(chunks)
         if kept:
             self._store(kept, lookup)
 
     async def _generate(
         self, variant: str, request: ChatRequest, context: RequestContext
-    ) -> AsyncIterator[ChatCompletionChunk]:
+    ) -> AsyncIterator[list[ChatCompletionChunk]]:
         """The variant's chunks, its failures in the contract's terms; closing it cancels the variant."""
         stream = self._streams[variant].chat.remote(request, context)
         finished = False
         try:
-            async for chunk in stream:
-                yield chunk
+            async for chunks in stream:
+                yield chunks
             finished = True
         except RayTaskError as error:
             finished = True

@@ -72,6 +72,8 @@ class Settings:
             "RAY_SERVE_HAPROXY_STATS_PORT": str(ports.haproxy_stats),
             "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports.haproxy_metrics),
             "RAY_SERVE_LOG_TO_STDERR": "0",
+            # Ray runs its workers at niceness 15; here they are what a person waits for.
+            "RAY_worker_niceness": "0",
             "RAY_metrics_report_interval_ms": "2000",
             # One thread a process, unless it says otherwise: many processes share few cores.
             "OMP_NUM_THREADS": "1",
