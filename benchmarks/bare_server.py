@@ -34,7 +34,9 @@ def application(chat: LlamaCppChat) -> FastAPI:
         steps = chat.chat(body, secrets.token_hex(8))
         if not body.stream:
             try:
-                return JSONResponse(fold([chunk async for chunks in steps for chunk in chunks]).model_dump(mode="json"))
+                return JSONResponse(
+                    fold([chunk async for chunks in steps for chunk in chunks]).model_dump(mode="json")
+                )
             except ChatError as error:
                 return JSONResponse(error.body(), error.status)
 

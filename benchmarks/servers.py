@@ -90,7 +90,9 @@ def _answers(port: int, model: str, key: str) -> bool:
         return False
 
 
-def ours(model: Path, threads: int, parallel: int, context: int) -> tuple[str, list[str], int, str, dict[str, str]]:
+def ours(
+    model: Path, threads: int, parallel: int, context: int
+) -> tuple[str, list[str], int, str, dict[str, str]]:
     """Arguments of `server` for our engine behind a bare uvicorn."""
     port = free_port()
     command = [sys.executable, "-m", "benchmarks.bare_server", "--model", str(model), "--port", str(port)]
@@ -98,9 +100,7 @@ def ours(model: Path, threads: int, parallel: int, context: int) -> tuple[str, l
     return "GroupQwen", command, port, "bare", {}
 
 
-def llama_cpp_server(
-    model: Path, threads: int, context: int
-) -> tuple[str, list[str], int, str, dict[str, str]]:
+def llama_cpp_server(model: Path, threads: int, context: int) -> tuple[str, list[str], int, str, dict[str, str]]:
     """Arguments of `server` for llama-cpp-python's own, which answers one request at a time."""
     port = free_port()
     command = [peers_python(), "-m", "llama_cpp.server", "--model", str(model), "--port", str(port)]

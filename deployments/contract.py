@@ -304,9 +304,7 @@ def engine_gone(variant: str) -> ChatError:
 class Variant(Protocol):
     """What every engine's deployment offers to the Router."""
 
-    def chat(
-        self, request: ChatRequest, context: RequestContext
-    ) -> AsyncIterator[list[ChatCompletionChunk]]:
+    def chat(self, request: ChatRequest, context: RequestContext) -> AsyncIterator[list[ChatCompletionChunk]]:
         """Stream one answer, in lists of the chunks that are there at once (a message between processes
         costs more than a chunk); the last chunk carries `usage` and no choices. Raises `ChatError`."""
         ...

@@ -6,22 +6,28 @@ from typing import Annotated
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-import typer  # noqa: E402
+import typer
 
-from configs.catalog import load_catalog  # noqa: E402
-from configs.home import home  # noqa: E402
+from configs.catalog import load_catalog
+from configs.home import home
 
 app = typer.Typer(help=__doc__, no_args_is_help=True)
 
 
 @app.command()
 def engine(
-    variant: Annotated[str, typer.Option(help="A llama.cpp variant whose weights are here.")] = "qwen2.5-coder-1.5b",
+    variant: Annotated[
+        str, typer.Option(help="A llama.cpp variant whose weights are here.")
+    ] = "qwen2.5-coder-1.5b",
     threads: Annotated[int, typer.Option(help="Threads, the same for all servers.")] = 2,
     context: Annotated[int, typer.Option(help="Tokens of context, the same for all servers.")] = 8192,
     rounds: Annotated[int, typer.Option(help="Interleaved rounds; medians are taken over them.")] = 3,
     tokens: Annotated[int, typer.Option(help="Length of each answer.")] = 64,
-    concurrency: Annotated[list[int], typer.Option(help="Requests at once; may be given several times.")] = [1, 4, 8],  # noqa: B006
+    concurrency: Annotated[list[int], typer.Option(help="Requests at once; may be given several times.")] = [
+        1,
+        4,
+        8,
+    ],  # noqa: B006
 ) -> None:
     """Our llama.cpp variant beside llama_cpp.server and xllamacpp: tokens/s, first token, memory."""
     from benchmarks.engine import main

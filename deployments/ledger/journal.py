@@ -122,8 +122,22 @@ def _offset_file(path: Path) -> Path:
 
 
 def _encode(row: Mapping[str, Any]) -> bytes:
-    body = json.dumps(row, ensure_ascii=True, separators=(",", ":")).encode()
+    text = json.dumps(row, ensure_ascii=True, separators=(",", ":"))
+    if "\\u0000" in text or "\\ud" in text:
+        text = json.dumps(_storable(row), ensure_ascii=True, separators=(",", ":"))
+    body = text.encode()
     return b"%08x %s\n" % (zlib.crc32(body), body)
+
+
+def _storable(value: Any) -> Any:
+    """Without NUL and lone surrogates, which PostgreSQL's text and jsonb refuse."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode().replace("\x00", "")
+    if isinstance(value, Mapping):
+        return {_storable(key): _storable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_storable(item) for item in value]
+    return value
 
 
 def _decode(line: bytes) -> dict[str, Any] | None:

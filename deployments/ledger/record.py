@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from openai.types import CompletionUsage
@@ -116,17 +116,5 @@ class QueryRecord:
             self.cost_usd = cost / 1e6
 
     def as_row(self) -> dict[str, Any]:
-        """JSON types only, and only text that PostgreSQL takes."""
-        row: dict[str, Any] = _storable(asdict(self))
-        return row
-
-
-def _storable(value: Any) -> Any:
-    """Without NUL and lone surrogates, which PostgreSQL's text and jsonb refuse."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode().replace("\x00", "")
-    if isinstance(value, dict):
-        return {_storable(key): _storable(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_storable(item) for item in value]
-    return value
+        """JSON types only."""
+        return dict(self.__dict__)

@@ -20,15 +20,16 @@ class Candidate:
 @dataclass(frozen=True)
 class RouteDecision:
     """Which variant answers, and why. `escalation_threshold`: the confidence below which a larger variant
-    would be asked (None: not for this route). `decided_ms`: how long deciding took, milliseconds."""
+    would be asked (None: not for this route). `decided_ms`: how long deciding took, milliseconds. A cache
+    hit is not classified: its `complexity`, `level` and `task` are None."""
 
     variant: str
     reason: str
     requested: str
-    complexity: float
-    level: str
-    task: str
     device: str
+    complexity: float | None = None
+    level: str | None = None
+    task: str | None = None
     candidates: tuple[Candidate, ...] = ()
     parameters: Mapping[str, Any] = field(default_factory=dict)
     escalation_threshold: float | None = None
@@ -40,7 +41,9 @@ class RouteDecision:
 
     def header(self) -> str:
         """One line for `x-groupqwen-decision`, in ASCII."""
-        line = f"{self.reason}; complexity={self.complexity:.2f}; level={self.level}; task={self.task}"
+        line = self.reason
+        if self.complexity is not None:
+            line += f"; complexity={self.complexity:.2f}; level={self.level}; task={self.task}"
         return line.encode("ascii", "replace").decode()
 
 

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 from openai.types.chat import ChatCompletionChunk
@@ -21,11 +20,12 @@ from configs.profile import Profile
 from configs.routing import Routing
 from deployments.cache.answer import CachedAnswer, Lookup
 from deployments.chunks import fold
+from deployments.classifier.rules import Classification, classify
 from deployments.contract import ChatError, ChatRequest, RequestContext, engine_gone, queue_full
 from deployments.ledger.journal import Journal
 from deployments.ledger.record import Progress, QueryRecord
 from deployments.router.decision import Routed, RouteDecision
-from deployments.router.rules import Rules, resolve_model
+from deployments.router.rules import AUTO, Rules, resolve_model
 from deployments.serving import deployment
 
 logger = logging.getLogger("ray.serve")
@@ -99,15 +99,18 @@ class Router:
     async def _answer(
         self, request: ChatRequest, context: RequestContext, record: QueryRecord
     ) -> AsyncIterator[list[Item]]:
+        # Both at once: the rules need no embedding. A hit does not wait for the classification.
         classifying = self._classifier.classify.remote(request)
-        lookup: Lookup = await self._look_up(request, context)
-        decision = self._rules.decide(request, context, await classifying)
+        lookup = await self._look_up(request, context)
         self._lookups.inc(tags={"outcome": lookup.outcome})
         if lookup.answer is not None:
-            record.route(decision, lookup.outcome, lookup.distance, variant=lookup.answer.variant)
-            routed = Routed(_from_cache(decision, lookup), lookup.outcome, lookup.distance)
+            classifying.cancel()
+            decision = _from_cache(request, context, lookup)
+            record.route(decision, lookup.outcome, lookup.distance)
+            routed = Routed(decision, lookup.outcome, lookup.distance)
             yield [routed, *lookup.answer.chunks(context.request_id)]
             return
+        decision = self._rules.decide(request, context, await self._classification(classifying, request))
         record.route(decision, lookup.outcome, lookup.distance)
         self._decisions.inc(tags={"variant": decision.variant, "task": decision.task})
         yield [Routed(decision, lookup.outcome, lookup.distance)]
@@ -118,6 +121,15 @@ class Router:
             yield list(chunks)
         if kept:
             self._store(kept, lookup)
+
+    async def _classification(self, response: Any, request: ChatRequest) -> Classification:
+        """The Classifier's word, or our own by the same rules where it is away."""
+        try:
+            found: Classification = await response
+            return found
+        except (RayActorError, RayTaskError, RayServeException):
+            logger.warning("the Classifier did not answer; the rules are applied here")
+            return classify(request.messages, self._rules.routing)
 
     async def _generate(
         self, variant: str, request: ChatRequest, context: RequestContext
@@ -210,12 +222,15 @@ class Router:
         }
 
 
-def _from_cache(decision: RouteDecision, lookup: Lookup) -> RouteDecision:
-
+def _from_cache(request: ChatRequest, context: RequestContext, lookup: Lookup) -> RouteDecision:
+    """The decision that a hit spares: the variant is the one that gave the kept answer."""
     assert lookup.answer is not None
     distance = "" if lookup.distance is None else f" at cosine distance {lookup.distance:.3f}"
-    return replace(
-        decision, variant=lookup.answer.variant, reason=f"{lookup.outcome} cache hit{distance}", candidates=()
+    return RouteDecision(
+        variant=lookup.answer.variant,
+        reason=f"{lookup.outcome} cache hit{distance}",
+        requested=request.model or AUTO,
+        device=context.device,
     )
 
 
