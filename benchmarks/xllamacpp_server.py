@@ -1,4 +1,7 @@
-"""xllamacpp's server, run by the peers' Python (see peers.txt): `xllamacpp_server.py MODEL PORT THREADS PARALLEL CONTEXT`."""
+"""xllamacpp's server, run by the peers' Python (see peers.txt).
+
+Arguments: MODEL PORT THREADS PARALLEL CONTEXT.
+"""
 
 import signal
 import sys

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -64,13 +63,3 @@ def _line(node: yaml.Node | None, location: list[str | int]) -> int:
         else:
             break
     return line
-
-
-@cache
-def _cached(path: Path, model: type[M]) -> M:
-    return read(path, model)
-
-
-def read_once(path: Path, model: type[M]) -> M:
-    """Like `read`, kept for the life of the process."""
-    return _cached(path, model)

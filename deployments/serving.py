@@ -29,8 +29,13 @@ def _add_port_on_node(server: Any, address: str) -> Any:
 replica.add_port_to_grpc_server = _add_port_on_node
 
 
-def deployment(cls: type) -> serve.Deployment:
+def deployment(cls: type) -> Any:
     """The class as a Serve deployment. Serve ships classes by value; the attribute is what makes a replica
     import this module when it unpacks one."""
     cls._binds_on_node = staticmethod(_add_port_on_node)  # type: ignore[attr-defined]
     return serve.deployment(cls)
+
+
+def bind(cls: Any, options: dict[str, Any], *arguments: Any) -> serve.Application:
+    """A node of the graph: `cls` (which `deployment` made one) with Serve options and constructor arguments."""
+    return cls.options(**options).bind(*arguments)

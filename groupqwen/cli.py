@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import httpx
 import typer
@@ -231,12 +231,14 @@ def _ask_first_question(endpoint: str, key: str) -> None:
 
 def _print_answer(endpoint: str, key: str, model: str, history: list[dict[str, str]], explain: bool) -> str:
     from openai import OpenAI, OpenAIError
+    from openai.types.chat import ChatCompletionMessageParam
 
     client = OpenAI(base_url=endpoint, api_key=key)
     said: list[str] = []
     about: dict[str, Any] = {}
     try:
-        stream = client.chat.completions.create(model=model, messages=history, stream=True)  # type: ignore[call-overload]
+        messages = cast(list[ChatCompletionMessageParam], history)
+        stream = client.chat.completions.create(model=model, messages=messages, stream=True)
         for chunk in stream:
             for choice in chunk.choices:
                 said.append(choice.delta.content or "")

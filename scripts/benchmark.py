@@ -23,17 +23,13 @@ def engine(
     context: Annotated[int, typer.Option(help="Tokens of context, the same for all servers.")] = 8192,
     rounds: Annotated[int, typer.Option(help="Interleaved rounds; medians are taken over them.")] = 3,
     tokens: Annotated[int, typer.Option(help="Length of each answer.")] = 64,
-    concurrency: Annotated[list[int], typer.Option(help="Requests at once; may be given several times.")] = [
-        1,
-        4,
-        8,
-    ],  # noqa: B006
+    concurrency: Annotated[str, typer.Option(help="Requests at once, one figure or several.")] = "1,4,8",
 ) -> None:
     """Our llama.cpp variant beside llama_cpp.server and xllamacpp: tokens/s, first token, memory."""
     from benchmarks.engine import main
 
     source = load_catalog().variant(variant).source
-    main(home().model_file(variant, source), threads, context, rounds, tokens, concurrency)
+    main(home().model_file(variant, source), threads, context, rounds, tokens, [int(n) for n in concurrency.split(",")])
 
 
 @app.command()

@@ -22,6 +22,7 @@ from deployments.classifier.deployment import Classifier
 from deployments.ledger.deployment import Ledger
 from deployments.llamacpp.deployment import LlamaCppVariant
 from deployments.router.deployment import Router
+from deployments.serving import bind
 from serve_app.gateway import Gateway
 
 LIGHT = {"num_cpus": 0.1}
@@ -44,21 +45,18 @@ def build(args: dict[str, Any]) -> Application:
     here = home()
     busy = profile.limits.concurrent_requests
 
-    rules = {"routing": load_routing().model_dump(mode="json")}  # changes without a restart
+    light = {"max_ongoing_requests": busy, "ray_actor_options": LIGHT}
+    ruled = {**light, "user_config": {"routing": load_routing().model_dump(mode="json")}}
+    # What user_config holds reaches running replicas without a restart.
 
     variants = {name: variant(name, profile, catalog, here) for name in profile.variants}
-    cache = SemanticCache.options(max_ongoing_requests=busy, ray_actor_options=LIGHT, user_config=rules).bind(
-        *cache_arguments(profile, catalog, here)
-    )
-    classifier = Classifier.options(max_ongoing_requests=busy, ray_actor_options=LIGHT, user_config=rules).bind()
-    ledger = Ledger.options(ray_actor_options=LIGHT).bind(required("GROUPQWEN_DATABASE_URL"), str(here.journal))
-    router = Router.options(max_ongoing_requests=busy, ray_actor_options=LIGHT, user_config=rules).bind(
-        profile, catalog, cache, classifier, variants
-    )
-    return Gateway.options(  # type: ignore[no-any-return]
-        max_ongoing_requests=busy + 64,  # room for health checks while all places are taken
-        ray_actor_options=LIGHT,
-    ).bind(profile, catalog, router, cache, ledger)
+    cache = bind(SemanticCache, ruled, *cache_arguments(profile, catalog, here))
+    classifier = bind(Classifier, ruled)
+    ledger = bind(Ledger, light, required("GROUPQWEN_DATABASE_URL"), str(here.journal))
+    router = bind(Router, ruled, profile, catalog, cache, classifier, variants)
+    # Room for health checks while all places are taken.
+    ingress = {**light, "max_ongoing_requests": busy + 64}
+    return bind(Gateway, ingress, profile, catalog, router, cache, ledger)
 
 
 def variant(name: str, profile: Profile, catalog: Catalog, here: Home) -> Application:
@@ -66,14 +64,16 @@ def variant(name: str, profile: Profile, catalog: Catalog, here: Home) -> Applic
     spec, served = catalog.variant(name), profile.variants[name]
     if spec.engine != "llama.cpp":
         raise ConfigError(f"profile {profile.name}: {name} needs the {spec.engine} engine, which is not built yet")
-    return LlamaCppVariant.options(  # type: ignore[no-any-return]
-        name=name,
-        num_replicas=served.replicas,
-        max_ongoing_requests=served.parallel + served.max_queue + 16,
-        health_check_period_s=5,
-        graceful_shutdown_timeout_s=30,
-        ray_actor_options={"num_cpus": served.num_cpus, "num_gpus": served.num_gpus},
-    ).bind(name, str(here.model_file(name, spec.source)), spec, served)
+    options = {
+        "name": name,
+        "num_replicas": served.replicas,
+        # A little more than the engine takes, so that it is the engine that refuses, with a Retry-After.
+        "max_ongoing_requests": served.parallel + served.max_queue + 16,
+        "health_check_period_s": 5,
+        "graceful_shutdown_timeout_s": 30,
+        "ray_actor_options": {"num_cpus": served.num_cpus, "num_gpus": served.num_gpus},
+    }
+    return bind(LlamaCppVariant, options, name, str(here.model_file(name, spec.source)), spec, served)
 
 
 def cache_arguments(profile: Profile, catalog: Catalog, here: Home) -> tuple[str, str, str, int]:

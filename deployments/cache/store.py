@@ -69,7 +69,7 @@ class CacheStore:
         # redisvl's schema and index, but its query in plain words: building and parsing its query objects
         # takes longer than the search.
         try:
-            reply = await self._redis.execute_command(
+            reply: Any = await self._redis.execute_command(  # type: ignore[no-untyped-call]
                 "FT.SEARCH",
                 INDEX,
                 f"(@fingerprint:{{{fingerprint}}})=>[KNN 1 @embedding $vector AS distance]",

@@ -67,7 +67,7 @@ class LedgerStore:
                 "create temporary table incoming (like queries including defaults) on commit drop"
             )
             await connection.copy_records_to_table("incoming", records=values, columns=list(COLUMNS))
-            insert = f"insert into queries ({names}) select {names} from incoming"  # noqa: S608: our names
+            insert = f"insert into queries ({names}) select {names} from incoming"  # noqa: S608
             status: str = await connection.execute(f"{insert} on conflict (request_id) do nothing")
         return int(status.rsplit(" ", 1)[-1])
 

@@ -77,8 +77,8 @@ class LlamaCppChat:
     async def chat(
         self, request: ChatRequest, request_id: str, *, tenant: str = "", adapter: str | None = None
     ) -> AsyncGenerator[list[ChatCompletionChunk], None]:
-        """Stream the answer, in lists of what is there at once, to `tenant` (fairness is between tenants). Raises `ChatError` before the first
-        chunk where the request cannot be run."""
+        """Stream the answer to `tenant`, in lists of what is there at once; fairness is between tenants.
+        Raises `ChatError` before the first chunk where the request cannot be run."""
         builder = ChunkBuilder(request_id, self.options.name)
         prompt, thinking_open = await self._prompt(request)
         generation = self._generation(request, prompt, tenant, adapter)

@@ -45,7 +45,7 @@ def check_ports(settings: Settings) -> None:
 
 
 def _is_free(port: int) -> bool:
-    for address in ("127.0.0.1", "0.0.0.0"):  # noqa: S104: only asked, not kept
+    for address in ("127.0.0.1", "0.0.0.0"):  # noqa: S104
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:

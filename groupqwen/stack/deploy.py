@@ -19,6 +19,7 @@ from groupqwen.stack.problem import StartProblem
 from groupqwen.stack.settings import Settings
 
 READY_SECONDS = 600.0
+DEPLOY_ATTEMPTS = 5
 APPLICATION = "groupqwen"
 
 
@@ -66,10 +67,16 @@ def deploy(settings: Settings, credentials: Credentials) -> None:
         str(path),
     ]
     environment = {**os.environ, **settings.environment(credentials)}
-    done = subprocess.run(command, env=environment, cwd="/", capture_output=True, text=True, check=False)
-    if done.returncode:
-        lines = (done.stderr or done.stdout).strip().splitlines()
-        raise StartProblem(f"`serve deploy` failed: {lines[-1] if lines else 'no reason given'}")
+    for attempt in range(DEPLOY_ATTEMPTS):
+        done = subprocess.run(command, env=environment, cwd="/", capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            return
+        # Ray's dashboard answers a little before it can start Serve.
+        time.sleep(1 + attempt)
+    lines = [
+        line.strip() for line in (done.stderr + done.stdout).splitlines() if "Error" in line or "error" in line
+    ]
+    raise StartProblem(f"`serve deploy` failed: {lines[-1] if lines else 'no reason given'}")
 
 
 def wait_for_ray(settings: Settings, credentials: Credentials, seconds: float = 90.0) -> bool:

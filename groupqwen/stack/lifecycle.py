@@ -167,7 +167,7 @@ def _wait_for_redis(url: str, supervisor: Supervisor, *, embedded: bool) -> None
     def answers() -> bool:
         nonlocal reason
         try:
-            client.execute_command("FT._LIST")
+            client.execute_command("FT._LIST")  # type: ignore[no-untyped-call]
         except RedisError as error:
             reason = str(error)
             return False

@@ -52,17 +52,6 @@ class Supervisor:
         command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(self._config)]
         subprocess.run(command, env=environment, cwd="/", check=True, capture_output=True, text=True)
 
-    def state(self, name: str) -> str:
-        """RUNNING, STARTING, BACKOFF, FATAL, STOPPED, EXITED, …"""
-        return str(self._rpc().supervisor.getProcessInfo(name)["statename"])
-
-    def restart(self, name: str) -> None:
-        """Start a program that has given up."""
-        try:
-            self._rpc().supervisor.startProcess(name, False)
-        except Fault:
-            return
-
     def shut_down(self) -> None:
         """Stop every program and supervisord itself; returns at once."""
         self._rpc().supervisor.shutdown()
@@ -141,6 +130,9 @@ def ray_program(settings: Settings) -> Program:
         "dashboard-port": ports.dashboard,
         "dashboard-agent-listen-port": ports.agent,
         "metrics-export-port": ports.metrics,
+        # Workers take any free port: Ray's usual range (10002 to 19999) would collide with shifted ports.
+        "min-worker-port": 0,
+        "max-worker-port": 0,
         "object-store-memory": 200 * 2**20,
         "num-cpus": max(4, os.cpu_count() or 1),
         "include-dashboard": "true",

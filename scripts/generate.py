@@ -1,0 +1,12 @@
+"""Write the files that are made from the code: `python scripts/generate.py`."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from groupqwen.generated import write  # noqa: E402
+
+if __name__ == "__main__":
+    for path in write():
+        print(f"wrote {path.name}")

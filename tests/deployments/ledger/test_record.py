@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+from configs.catalog import load_catalog
+from deployments.chunks import ChunkBuilder, token_usage
+from deployments.contract import ChatRequest, RequestContext
+from deployments.ledger.record import QUERY_CHARS, Progress, QueryRecord
+from deployments.ledger.store import COLUMNS
+from deployments.router.decision import Candidate, RouteDecision, Routed
+
+CATALOG = load_catalog()
+DECISION = RouteDecision(
+    variant="qwen3-8b",
+    reason="simple query",
+    requested="auto",
+    device="mobile",
+    candidates=(Candidate("qwen3-8b"), Candidate("qwen3-4b", "too small")),
+)
+REQUEST = ChatRequest.model_validate(
+    {
+        "model": "auto",
+        "messages": [
+            {"role": "user", "content": "first"},
+            {"role": "assistant", "content": "an answer"},
+            {"role": "user", "content": [{"type": "text", "text": "second " + "x" * 1000}]},
+        ],
+    }
+)
+
+
+def begun() -> QueryRecord:
+    context = RequestContext("r1", key_id="key_1", user="ann", session="s", device="mobile", received=time.time() - 2)
+    return QueryRecord.begin(REQUEST, context)
+
+
+def test_a_row_has_the_tables_columns_and_json_types_only() -> None:
+    record = begun()
+    record.route(DECISION, "miss", 0.3)
+    row = json.loads(json.dumps(record.as_row()))
+    assert set(row) == set(COLUMNS)
+    assert (row["request_id"], row["key_id"], row["user"], row["device"]) == ("r1", "key_1", "ann", "mobile")
+    assert row["requested"] == "auto"
+    assert row["query"].startswith("second x")
+    assert len(row["query"]) == QUERY_CHARS
+    assert row["trace"]["candidates"][1] == {"variant": "qwen3-4b", "passed_over": "too small"}
+
+
+def watched() -> Progress:
+    builder = ChunkBuilder("r1", "qwen3-8b")
+    progress = Progress(received=time.time())
+    progress.see(Routed(DECISION, "miss"))
+    progress.see(builder.delta(0, role="assistant", content=""))
+    assert progress.first_token is None, "a role is no token"
+    progress.see(builder.delta(0, reasoning="hm"))
+    first = progress.first_token
+    assert first is not None
+    progress.see(builder.delta(0, content="Yes"))
+    progress.see(builder.delta(0, finish_reason="length"))
+    progress.see(builder.usage(token_usage(1000, 500, cached=200)))
+    assert progress.first_token == first
+    return progress
+
+
+def test_tokens_times_and_cost_are_taken_from_what_passed() -> None:
+    record = begun()
+    record.route(DECISION, "miss", None)
+    record.finish(watched(), CATALOG)
+    price = CATALOG.variants["qwen3-8b"].price
+    assert record.cost_usd == pytest.approx((1000 * price.input + 500 * price.output) / 1e6)
+    assert record.cost_usd > 0
+    assert (record.prompt_tokens, record.completion_tokens, record.cached_tokens) == (1000, 500, 200)
+    assert record.finish_reason == "length"
+    assert record.ttft_ms is not None
+    assert 2000 <= record.ttft_ms <= record.latency_ms < 60_000
+
+
+@pytest.mark.parametrize("outcome", ["exact", "semantic"])
+def test_a_cached_answer_costs_nothing_and_names_who_gave_it(outcome: str) -> None:
+    record = begun()
+    record.route(DECISION, outcome, 0.02, variant="qwen3-4b")  # type: ignore[arg-type]
+    record.finish(watched(), CATALOG)
+    assert (record.cost_usd, record.variant, record.cache_distance) == (0.0, "qwen3-4b", 0.02)
+
+
+def test_a_failure_keeps_its_status_and_a_bounded_reason() -> None:
+    record = begun()
+    record.fail(499, "gone " * 1000)
+    record.finish(Progress(record.at), CATALOG)
+    assert (record.status, record.variant, record.cost_usd, record.ttft_ms) == (499, None, 0.0, None)
+    assert record.error is not None
+    assert len(record.error) == QUERY_CHARS
+    assert record.latency_ms >= 2000

@@ -1,0 +1,159 @@
+"""The real stack, started once for all integration tests, in a home and on ports of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from openai import OpenAI
+
+from configs.catalog import load_catalog
+from configs.home import Home
+from configs.profile import load_profile
+from groupqwen.stack.credentials import Credentials, load_credentials
+from groupqwen.stack.lifecycle import Choices, settings_for
+from groupqwen.stack.processes import marked
+from groupqwen.stack.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+PORT_OFFSET = 1000
+SMALL, MIDDLE, LARGE = "smollm2-135m", "qwen2.5-coder-0.5b", "qwen2.5-coder-1.5b"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "integration" in item.path.parts:
+            item.add_marker(pytest.mark.integration)
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The running installation, as a client and as its owner sees it."""
+
+    settings: Settings
+    credentials: Credentials
+
+    @property
+    def url(self) -> str:
+        return self.settings.endpoint
+
+    @property
+    def key(self) -> str:
+        return self.credentials.api_key
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.key}"}
+
+    def client(self, **options: Any) -> OpenAI:
+        return OpenAI(base_url=self.url, api_key=self.key, **{"max_retries": 0, "timeout": 120, **options})
+
+    def get(self, path: str) -> httpx.Response:
+        return httpx.get(self.url + path, headers=self.headers, timeout=30)
+
+    def post(self, path: str, body: Any, **headers: str) -> httpx.Response:
+        return httpx.post(self.url + path, json=body, headers={**self.headers, **headers}, timeout=180)
+
+    def ask(self, text: str, **fields: Any) -> httpx.Response:
+        """One question, uncached unless `cache` says otherwise."""
+        control = fields.pop("cache", "no-store")
+        body = {"messages": [{"role": "user", "content": text}], "temperature": 0, "max_tokens": 24, **fields}
+        return self.post("/chat/completions", body, **{"cache-control": control} if control else {})
+
+    def status(self, variant: str) -> dict[str, Any]:
+        return dict(self.get(f"/models/{variant}").json()["status"])
+
+    def processes(self, name: str) -> list[psutil.Process]:
+        """Processes of this installation whose command line holds `name`."""
+        found = []
+        for process in marked(self.settings):
+            try:
+                if name in " ".join(process.cmdline()):
+                    found.append(process)
+            except psutil.NoSuchProcess:
+                continue
+        return found
+
+    def replica(self, deployment: str) -> psutil.Process:
+        return self.processes(f"ServeReplica:groupqwen:{deployment}")[0]
+
+    def run_cli(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "groupqwen.cli", *arguments],
+            env={**os.environ, "GROUPQWEN_HOME": str(self.settings.home.root), **environment},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=400,
+            check=False,
+        )
+
+    def up(self) -> subprocess.CompletedProcess[str]:
+        return self.run_cli("up", "--port-offset", str(PORT_OFFSET), "--no-ask")
+
+    def wait_until_well(self, seconds: float = 90) -> None:
+        wait_for(lambda: self.health() == "ok", seconds, "the stack did not become well again")
+
+    def health(self) -> str:
+        try:
+            return str(self.get("/health").json().get("status"))
+        except (httpx.HTTPError, json.JSONDecodeError):
+            return "unreachable"
+
+
+def wait_for(condition: Callable[[], bool], seconds: float, otherwise: str) -> float:
+    """Wait until `condition` holds; how long it took. Fails the test after `seconds`."""
+    started = time.monotonic()
+    while not condition():
+        if time.monotonic() - started > seconds:
+            pytest.fail(otherwise)
+        time.sleep(0.1)
+    return time.monotonic() - started
+
+
+@pytest.fixture(scope="session")
+def home() -> Home:
+    """Kept between runs, because of the weights in it."""
+    return Home(Path(os.environ.get("GROUPQWEN_TEST_HOME") or ROOT / ".test-home").absolute())
+
+
+@pytest.fixture(scope="session")
+def weights(home: Home) -> Callable[[str], Path]:
+    """The weights of a variant, fetched if they are not there."""
+    from rich.console import Console
+
+    from groupqwen.models import prepare_embedder, pull, wanted
+
+    catalog = load_catalog()
+    profile = load_profile("cpu", catalog)
+    home.make()
+    pull(wanted(profile, catalog, home), Console(stderr=True))
+    prepare_embedder(profile, catalog, home)
+    return lambda name: home.model_file(name, catalog.variant(name).source)
+
+
+@pytest.fixture(scope="session")
+def stack(home: Home, weights: Callable[[str], Path]) -> Iterator[Stack]:
+    del weights
+    settings = settings_for(home, Choices(port_offset=PORT_OFFSET))
+    running = Stack(settings, load_credentials(home))
+    running.run_cli("down")
+    done = running.up()
+    assert done.returncode == 0, done.stdout + done.stderr
+    yield running
+    running.run_cli("down")
+
+
+@pytest.fixture()
+def client(stack: Stack) -> OpenAI:
+    return stack.client()
