@@ -11,7 +11,7 @@ from configs.home import Home
 from configs.profile import Ports, Profile
 from groupqwen.stack import postgres, redis
 from groupqwen.stack.credentials import Credentials
-from groupqwen.stack.sockets import socket_folder
+from groupqwen.stack.sockets import short_folder
 
 MARK = "GROUPQWEN_STACK"
 """Set in the environment of everything that `up` starts, to this installation's home: so `down` finds
@@ -41,7 +41,7 @@ class Settings:
     def environment(self, credentials: Credentials) -> dict[str, str]:
         """What every process of the installation has in its environment."""
         ports = self.ports
-        proxy = socket_folder(self.home) / "haproxy"
+        proxy = short_folder(self.home)
         return {
             MARK: str(self.home.root),
             "GROUPQWEN_HOME": str(self.home.root),

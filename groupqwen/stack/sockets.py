@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from pathlib import Path
 
 from configs.home import Home
@@ -15,10 +14,14 @@ LONGEST_FOLDER = 80
 
 def socket_folder(home: Home) -> Path:
     """`run` in the home where its path is short; else a folder of its own among the temporary files."""
-    if len(str(home.run)) <= LONGEST_FOLDER:
-        return home.run
+    return home.run if len(str(home.run)) <= LONGEST_FOLDER else short_folder(home)
+
+
+def short_folder(home: Home) -> Path:
+    """A private folder with a path of some twenty characters: Ray adds 57 for HAProxy's socket, which may
+    have 97 in all. Raises `StartProblem` where someone else has made it."""
     digest = hashlib.sha256(str(home.root).encode()).hexdigest()[:12]
-    folder = Path(tempfile.gettempdir()) / f"groupqwen-{os.getuid()}-{digest}"
+    folder = Path("/tmp") / f"gq-{os.getuid()}-{digest}"  # noqa: S108
     folder.mkdir(mode=0o700, exist_ok=True)
     stat = folder.lstat()
     if folder.is_symlink() or stat.st_uid != os.getuid() or stat.st_mode & 0o066:

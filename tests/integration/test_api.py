@@ -42,7 +42,10 @@ def test_routes(stack: Stack) -> None:
 
 
 def test_a_phone_is_served_by_a_small_variant(stack: Stack) -> None:
-    hard = "Analyze and compare in depth, step by step, the trade-off and strategy. First why? Then how? Finally? " * 9
+    hard = (
+        "Analyze and compare in depth, step by step, the trade-off and strategy. First why? Then how? Finally? "
+        * 9
+    )
     body = {"messages": [{"role": "user", "content": hard}], "max_tokens": 2}
     at_desk = stack.post("/chat/completions", body, **{"cache-control": "no-store"}).json()["metadata"]
     on_phone = stack.post(
@@ -81,7 +84,9 @@ def test_cache_exact_semantic_and_bypass(stack: Stack) -> None:
         },
     )
     assert other_system.headers["x-groupqwen-cache"] == "miss"
-    assert stack.ask(f"In one word: what colour is {word} grass?", **fields).headers["x-groupqwen-cache"] == "bypass"
+    assert (
+        stack.ask(f"In one word: what colour is {word} grass?", **fields).headers["x-groupqwen-cache"] == "bypass"
+    )
     streamed = stack.ask(f"In one word: what colour is {word} grass?", cache=None, stream=True, **fields)
     assert streamed.headers["x-groupqwen-cache"] == "exact"
     assert streamed.text.rstrip().endswith("data: [DONE]")
@@ -132,7 +137,9 @@ def test_no_key_no_answer(stack: Stack, headers: dict[str, str]) -> None:
 
 
 def test_a_body_that_is_too_large_is_refused_before_it_is_read(stack: Stack) -> None:
-    response = httpx.post(f"{stack.url}/chat/completions", content=b"x" * (33 * 2**20), headers=stack.headers, timeout=60)
+    response = httpx.post(
+        f"{stack.url}/chat/completions", content=b"x" * (33 * 2**20), headers=stack.headers, timeout=60
+    )
     assert (response.status_code, error_of(response)["code"]) == (413, "request_too_large")
 
 
@@ -151,10 +158,17 @@ def test_contents_of_every_form_are_taken_in_every_role(stack: Stack) -> None:
 def test_headers_come_at_once_and_a_silent_stream_is_kept_alive(stack: Stack) -> None:
     # A prompt that takes far longer than a keep-alive to read on this machine would make the test slow;
     # the keep-alive itself is tested on AnswerStream. Here: headers long before the first token.
-    body = {"messages": [{"role": "user", "content": "word " * 1500}], "stream": True, "max_tokens": 2, "model": LARGE}
+    body = {
+        "messages": [{"role": "user", "content": "word " * 1500}],
+        "stream": True,
+        "max_tokens": 2,
+        "model": LARGE,
+    }
     started = time.monotonic()
     headers = {**stack.headers, "cache-control": "no-store"}
-    with httpx.stream("POST", f"{stack.url}/chat/completions", json=body, headers=headers, timeout=120) as response:
+    with httpx.stream(
+        "POST", f"{stack.url}/chat/completions", json=body, headers=headers, timeout=120
+    ) as response:
         to_headers = time.monotonic() - started
         assert response.headers["x-groupqwen-variant"] == LARGE
         text = "".join(response.iter_text())
@@ -175,7 +189,11 @@ def test_websocket(stack: Stack) -> None:
             assert seen[-1]["usage"]["completion_tokens"] > 0
         socket.send("{}")
         assert json.loads(socket.recv(timeout=10))["error"]["type"] == "invalid_request_error"
-        socket.send(json.dumps({**request, "messages": [{"role": "user", "content": "Tell me a story."}], "max_tokens": 900}))
+        socket.send(
+            json.dumps(
+                {**request, "messages": [{"role": "user", "content": "Tell me a story."}], "max_tokens": 900}
+            )
+        )
         socket.recv(timeout=30)
         socket.send(json.dumps({"type": "cancel"}))
         while (message := json.loads(socket.recv(timeout=30))).get("type") != "cancelled":
@@ -258,7 +276,8 @@ def test_two_hundred_streams_at_once(stack: Stack) -> None:
     memory = sum(psutil.Process(pid).memory_info().rss for pid in before)
     target = Target("group", stack.url, SMALL, stack.key, {"cache-control": "no-store"})
     bodies = [
-        {"messages": [{"role": "user", "content": f"Tell me about the number {n}."}], "max_tokens": 8} for n in range(200)
+        {"messages": [{"role": "user", "content": f"Tell me about the number {n}."}], "max_tokens": 8}
+        for n in range(200)
     ]
     answers, _ = asyncio.run(run(target, bodies, 200))
     assert len(answers) == 200

@@ -68,7 +68,10 @@ async def test_openai_async_many_at_once(stack: Stack) -> None:
 
     async def ask(n: int) -> str:
         answer = await client.chat.completions.create(
-            model=SMALL, messages=[{"role": "user", "content": f"Say the number {n}."}], max_tokens=8, temperature=0
+            model=SMALL,
+            messages=[{"role": "user", "content": f"Say the number {n}."}],
+            max_tokens=8,
+            temperature=0,
         )
         return answer.choices[0].message.content or ""
 
@@ -85,7 +88,9 @@ def test_openai_tool_round_trip(client: OpenAI) -> None:
     assert call.function.name == "get_weather"
     assert "city" in json.loads(call.function.arguments)
     messages.append(first.choices[0].message.model_dump(exclude_none=True))
-    messages.append({"role": "tool", "tool_call_id": call.id, "content": [{"type": "text", "text": "21 °C, sunny"}]})
+    messages.append(
+        {"role": "tool", "tool_call_id": call.id, "content": [{"type": "text", "text": "21 °C, sunny"}]}
+    )
     second = client.chat.completions.create(
         model=LARGE, messages=messages, tools=[WEATHER], max_tokens=60, temperature=0
     )  # type: ignore[call-overload]
@@ -159,7 +164,11 @@ def test_openai_embeddings_base64_and_models(client: OpenAI) -> None:
 
 def test_openai_legacy_completions(client: OpenAI) -> None:
     answer = client.completions.create(
-        model=LARGE, prompt=["The capital of France is", "The capital of Japan is"], max_tokens=5, temperature=0, echo=True
+        model=LARGE,
+        prompt=["The capital of France is", "The capital of Japan is"],
+        max_tokens=5,
+        temperature=0,
+        echo=True,
     )
     assert answer.choices[0].text.startswith("The capital of France is")
     assert "Paris" in answer.choices[0].text
@@ -177,8 +186,10 @@ def test_openai_errors_are_its_own(client: OpenAI) -> None:
 def test_curl(stack: Stack) -> None:
     body = '{"messages":[{"role":"user","content":"Say hi"}],"stream":true,"max_tokens":5}'
     done = subprocess.run(
-        ["curl", "-sN", f"{stack.url}/chat/completions", "-H", f"Authorization: Bearer {stack.key}"]
-        + ["-H", "Content-Type: application/json", "-d", body],
+        [
+            *("curl", "-sN", f"{stack.url}/chat/completions", "-d", body),
+            *("-H", f"Authorization: Bearer {stack.key}", "-H", "Content-Type: application/json"),
+        ],
         capture_output=True,
         text=True,
         timeout=60,

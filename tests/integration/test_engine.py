@@ -87,7 +87,9 @@ def test_greedy_output_is_token_identical_to_llama(name: str, weights: Callable[
     try:
 
         async def ours() -> list[str]:
-            return [(await answer(chat, messages=user(q), max_tokens=40)).choices[0].message.content for q in questions]
+            return [
+                (await answer(chat, messages=user(q), max_tokens=40)).choices[0].message.content for q in questions
+            ]
 
         assert asyncio.run(ours()) == expected
     finally:
@@ -156,8 +158,7 @@ async def test_a_full_queue_refuses_and_says_when_to_come_back(small: LlamaCppCh
     ]
     await anext(streams[0])
     with pytest.raises(EngineFull) as refused:
-        for i in range(4):
-            streams.append(small.engine.submit(Generation(prompt(small, f"More {i}"), 1, GREEDY)))
+        streams += [small.engine.submit(Generation(prompt(small, f"More {i}"), 1, GREEDY)) for i in range(4)]
     assert refused.value.retry_after >= 1
     for stream in streams:
         await stream.aclose()
@@ -252,14 +253,18 @@ async def test_a_seed_repeats_and_choices_differ(middle: LlamaCppChat) -> None:
 
 
 async def test_a_stop_string_ends_the_answer_and_is_not_in_it(middle: LlamaCppChat) -> None:
-    said = await answer(middle, messages=user("Count from 1 to 9, separated by commas."), stop=["5"], max_tokens=60)
+    said = await answer(
+        middle, messages=user("Count from 1 to 9, separated by commas."), stop=["5"], max_tokens=60
+    )
     assert said.choices[0].finish_reason == "stop"
     assert "5" not in said.choices[0].message.content
 
 
 async def test_a_logit_bias_forbids_a_token(small: LlamaCppChat) -> None:
     free = await answer(small, messages=user("Say hello."), max_tokens=1, logprobs=True)
-    token = small.weights.tokenize(free.choices[0].logprobs.content[0].token, add_special=False, parse_special=False)
+    token = small.weights.tokenize(
+        free.choices[0].logprobs.content[0].token, add_special=False, parse_special=False
+    )
     biased = await answer(small, messages=user("Say hello."), max_tokens=1, logit_bias={str(token[0]): -100})
     assert biased.choices[0].message.content != free.choices[0].message.content
 

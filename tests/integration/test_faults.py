@@ -42,7 +42,10 @@ def table() -> Iterator[dict[str, tuple[Seen, float]]]:
     yield rows
     target = os.environ.get("GROUPQWEN_FAULT_TABLE")
     if target:
-        lines = ["| killed | complete answers | failed requests | well again after | rows lost |", "|---|---|---|---|---|"]
+        lines = [
+            "| killed | complete answers | failed requests | well again after | rows lost |",
+            "|---|---|---|---|---|",
+        ]
         for part, (seen, back) in rows.items():
             failures = ", ".join(f"{n} × {what}" for what, n in seen.failures.items()) or "none"
             lines.append(f"| {part} | {seen.complete} | {failures} | {back:.1f} s | 0 |")
@@ -60,9 +63,7 @@ def test_kill_9_while_requests_run(stack: Stack, table: dict[str, tuple[Seen, fl
     assert seen.wrong == []
     assert seen.complete > 0
     assert stack.ask("And now?", model=SMALL, max_tokens=3).status_code == 200
-    wait_for(
-        lambda: set(seen.answered) <= set(ledger_ids(stack)), 20, "rows of answered requests are missing"
-    )
+    wait_for(lambda: set(seen.answered) <= set(ledger_ids(stack)), 20, "rows of answered requests are missing")
     table[part] = (seen, max(0.0, back))
 
 

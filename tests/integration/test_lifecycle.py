@@ -16,7 +16,7 @@ import pytest
 import redis
 
 from groupqwen.stack.processes import marked
-from tests.integration.conftest import ROOT, Stack, wait_for
+from tests.integration.conftest import PORT_OFFSET, ROOT, Stack, wait_for
 
 
 def test_nothing_listens_beyond_loopback(stack: Stack) -> None:
@@ -60,7 +60,14 @@ def test_the_key_is_kept_hashed_only(stack: Stack) -> None:
     assert len(json.loads(ring)["keys"][0]["sha256"]) == 64
     # Beside it in the home: only in the owner's own credentials, never in logs or generated configuration.
     found = subprocess.run(
-        ["grep", "-rlF", stack.key, str(stack.settings.home.root), "--exclude-dir=models", "--exclude-dir=postgres"],
+        [
+            "grep",
+            "-rlF",
+            stack.key,
+            str(stack.settings.home.root),
+            "--exclude-dir=models",
+            "--exclude-dir=postgres",
+        ],
         capture_output=True,
         text=True,
         check=False,
@@ -107,9 +114,7 @@ def test_problems_are_one_line_that_says_what_to_do(stack: Stack, tmp_path, argu
 
 def test_a_taken_port_is_named_with_a_way_out(stack: Stack, tmp_path) -> None:  # type: ignore[no-untyped-def]
     with socket.create_server(("127.0.0.1", 8000 + 3000)):
-        done = stack.run_cli(
-            "up", "--port-offset", "3000", GROUPQWEN_HOME=str(tmp_path / "new"), COLUMNS="400"
-        )
+        done = stack.run_cli("up", "--port-offset", "3000", GROUPQWEN_HOME=str(tmp_path / "new"), COLUMNS="400")
     assert done.returncode == 1
     assert "port 11000 (http) is taken by" in done.stderr
     assert "--port-offset" in done.stderr
@@ -153,8 +158,18 @@ def test_down_stops_exactly_what_up_started_and_keeps_data(stack: Stack) -> None
         assert marked(stack.settings) == []
         assert stranger.poll() is None
         assert stack.run_cli("down").stdout.strip() == "Nothing was running."
+        # While it starts anyway: on a second address, which here is another loopback one.
+        opened = stack.run_cli("up", "--port-offset", str(PORT_OFFSET), "--no-ask", "--listen", "127.0.0.2")
+        assert opened.returncode == 0, opened.stdout + opened.stderr
+        elsewhere = stack.url.replace("127.0.0.1", "127.0.0.2")
+        assert httpx.get(f"{elsewhere}/models", headers=stack.headers).status_code == 200
+        assert httpx.get(f"{elsewhere}/models").status_code == 401
+        assert httpx.get(f"{stack.url}/models", headers=stack.headers).status_code == 200
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(stack.settings.dashboard.replace("127.0.0.1", "127.0.0.2"))
         again = stack.up()
         assert again.returncode == 0, again.stdout + again.stderr
+        assert "starting anew" in again.stdout
         assert set(ledger_ids(stack)) >= stored
     finally:
         stranger.kill()
@@ -175,4 +190,3 @@ def ledger_ids(stack: Stack) -> list[str]:
             await connection.close()
 
     return asyncio.run(ids())
-

@@ -10,7 +10,7 @@ from deployments.chunks import ChunkBuilder, token_usage
 from deployments.contract import ChatRequest, RequestContext
 from deployments.ledger.record import QUERY_CHARS, Progress, QueryRecord
 from deployments.ledger.store import COLUMNS
-from deployments.router.decision import Candidate, RouteDecision, Routed
+from deployments.router.decision import Candidate, Routed, RouteDecision
 
 CATALOG = load_catalog()
 DECISION = RouteDecision(
@@ -33,7 +33,9 @@ REQUEST = ChatRequest.model_validate(
 
 
 def begun() -> QueryRecord:
-    context = RequestContext("r1", key_id="key_1", user="ann", session="s", device="mobile", received=time.time() - 2)
+    context = RequestContext(
+        "r1", key_id="key_1", user="ann", session="s", device="mobile", received=time.time() - 2
+    )
     return QueryRecord.begin(REQUEST, context)
 
 

@@ -7,7 +7,10 @@ import pytest
 from deployments.contract import ChatError
 from deployments.llamacpp.grammar import MAX_REPETITIONS, MAX_SCHEMA_DEPTH, response_grammar, tool_grammar
 
-TOOL = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object", "properties": {}}}}
+TOOL = {
+    "type": "function",
+    "function": {"name": "get_weather", "parameters": {"type": "object", "properties": {}}},
+}
 OTHER = {"type": "function", "function": {"name": "stop"}}
 
 
@@ -34,7 +37,7 @@ def test_a_schema_becomes_a_grammar_that_names_its_fields() -> None:
     assert grammar is not None
     assert "root ::=" in grammar
     assert '\\"city\\"' in grammar
-    assert "root ::=" in (response_grammar({"type": "json_object"}) or "")
+    assert "object ::=" in (response_grammar({"type": "json_object"}) or "")
 
 
 @pytest.mark.parametrize(

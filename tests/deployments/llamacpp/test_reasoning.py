@@ -22,7 +22,8 @@ def parse(pieces: list[str], *, opened: bool = False) -> tuple[str, str]:
 
 
 streams = st.lists(
-    st.sampled_from(["<think>", "</think>", "<", "</", "think>", "\n", "\n\n", " ", "a", "so: 1 < 2", "🙂"]), max_size=10
+    st.sampled_from(["<think>", "</think>", "<", "</", "think>", "\n", "\n\n", " ", "a", "so: 1 < 2", "🙂"]),
+    max_size=10,
 ).map("".join)
 
 

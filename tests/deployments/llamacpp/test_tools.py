@@ -54,7 +54,11 @@ def parse(pieces: list[str], tools: dict[str, dict[str, Any]] = TOOLS) -> tuple[
         ('{"name": "get_weather", "parameters": {"days": 2}}', "", [("get_weather", {"days": 2})]),
         ('{"name": "get_weather"}', "", [("get_weather", {})]),
         ('{"type": "function", "function": ' + WEATHER + "}", "", [KOELN]),
-        ('<tool_call>{"name": "get_weather", "arguments": "{\\"days\\": 2}"}</tool_call>', "", [("get_weather", {"days": 2})]),
+        (
+            '<tool_call>{"name": "get_weather", "arguments": "{\\"days\\": 2}"}</tool_call>',
+            "",
+            [("get_weather", {"days": 2})],
+        ),
     ],
 )
 def test_calls_are_found_in_every_format_that_the_models_write(answer: str, text: str, calls: Calls) -> None:
@@ -82,7 +86,9 @@ True
 
 
 @pytest.mark.parametrize("split", [lambda text: [text], list])
-@pytest.mark.parametrize("answer", [XML, XML.removesuffix("</tool_call>"), XML.removesuffix("\n</function>\n</tool_call>")])
+@pytest.mark.parametrize(
+    "answer", [XML, XML.removesuffix("</tool_call>"), XML.removesuffix("\n</function>\n</tool_call>")]
+)
 def test_qwen3_coders_xml_is_read_by_the_schemas_types(answer: str, split: Any) -> None:
     arguments = {"city": "Bad\nHomburg", "days": 3, "metric": True, "tags": ["a", {"b": 1}]}
     assert parse(split(answer)) == ("", [("get_weather", arguments)])

@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from configs.routing import CacheRules
+from deployments.cache.canonical import MAX_QUERY_CHARS, TASK_PREFIX, CacheKeys, cache_keys
+from deployments.contract import ChatRequest, CompletionRequest, RequestContext
+
+RULES = CacheRules()
+USER = {"role": "user", "content": "What is the tallest mountain?"}
+SYSTEM = {"role": "system", "content": "Be brief."}
+CONTEXT = RequestContext("r1", key_id="key_a")
+
+
+def keys(*messages: dict[str, Any], context: RequestContext = CONTEXT, **fields: Any) -> CacheKeys | None:
+    request = ChatRequest.model_validate({"messages": list(messages) or [USER], **fields})
+    return cache_keys(request, context, RULES)
+
+
+def some(found: CacheKeys | None) -> CacheKeys:
+    assert found is not None
+    return found
+
+
+BASE = some(keys())
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"stream": True},
+        {"stream": True, "stream_options": {"include_usage": True}},
+        {"user": "ann"},
+        {"metadata": {"a": 1}},
+        {"temperature": None, "n": 1, "seed": None},
+    ],
+)
+def test_what_cannot_change_the_answer_does_not_change_the_keys(fields: dict[str, Any]) -> None:
+    assert keys(**fields) == BASE
+
+
+def test_another_request_id_and_time_do_not_change_the_keys_and_both_limits_names_are_one() -> None:
+    assert keys(context=RequestContext("r2", key_id="key_a", received=5.0, session="s")) == BASE
+    assert keys(max_tokens=9) == keys(max_completion_tokens=9) != BASE
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"temperature": 0.1},
+        {"temperature": 0},
+        {"top_p": 0.5},
+        {"max_tokens": 10},
+        {"model": "qwen3-8b"},
+        {"stop": ["x"]},
+        {"chat_template_kwargs": {"enable_thinking": True}},
+        {"presence_penalty": 1.0},
+        {"min_p": 0.1},
+    ],
+)
+def test_what_can_change_the_answer_changes_both_keys(fields: dict[str, Any]) -> None:
+    other = some(keys(**fields))
+    assert other.exact != BASE.exact
+    assert other.fingerprint != BASE.fingerprint is not None
+    assert other.fingerprint is not None
+
+
+@pytest.mark.parametrize(
+    "context", [RequestContext("r1", key_id="key_b"), RequestContext("r1", key_id="key_a", device="mobile")]
+)
+def test_nobody_shares_with_another_key_or_device_class(context: RequestContext) -> None:
+    other = some(keys(context=context))
+    assert other.exact != BASE.exact
+    assert other.fingerprint != BASE.fingerprint
+
+
+def test_a_system_prompt_changes_both_keys_and_a_rewording_only_the_exact_one() -> None:
+    with_system = some(keys(SYSTEM, USER))
+    assert with_system.exact != BASE.exact
+    assert with_system.fingerprint not in (None, BASE.fingerprint)
+    reworded = some(keys({"role": "user", "content": "Which mountain is the tallest?"}))
+    assert reworded.fingerprint == BASE.fingerprint
+    assert reworded.exact != BASE.exact
+    assert reworded.query == "Which mountain is the tallest?"
+
+
+@pytest.mark.parametrize(
+    ("messages", "fields"),
+    [
+        ([USER, {"role": "assistant", "content": "Everest"}, USER], {}),
+        ([USER, {"role": "assistant", "content": "Everest"}], {}),
+        ([{"role": "tool", "content": "x", "tool_call_id": "1"}], {}),
+        ([USER], {"seed": 1}),
+        ([USER], {"seed": 0}),
+        ([USER], {"response_format": {"type": "json_object"}}),
+        ([USER], {"response_format": {"type": "json_schema", "json_schema": {"schema": {}}}}),
+        ([USER], {"logit_bias": {"1": 5}}),
+        ([{"role": "user", "content": "x" * (MAX_QUERY_CHARS + 1)}], {}),
+        ([{"role": "user", "content": "  "}], {}),
+        ([{"role": "user", "content": None}], {}),
+        ([{"role": "user", "content": f"\n{TASK_PREFIX} make a title"}], {}),
+    ],
+)
+def test_what_wording_alone_does_not_decide_is_looked_up_exactly_only(
+    messages: list[dict[str, Any]], fields: dict[str, Any]
+) -> None:
+    found = some(keys(*messages, **fields))
+    assert found.fingerprint is None
+    assert found.exact != BASE.exact
+
+
+TOOL = {"type": "function", "function": {"name": "f"}}
+IMAGE = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}
+
+
+@pytest.mark.parametrize(
+    ("messages", "fields"),
+    [
+        ([USER], {"tools": [TOOL]}),
+        ([USER], {"n": 2}),
+        ([USER], {"logprobs": True}),
+        ([USER], {"temperature": 1.5}),
+        ([IMAGE], {}),
+    ],
+)
+def test_what_is_not_one_repeatable_text_never_touches_the_cache(
+    messages: list[dict[str, Any]], fields: dict[str, Any]
+) -> None:
+    assert keys(*messages, **fields) is None
+
+
+def test_bypass_raw_prompts_and_a_disabled_cache_have_no_keys_and_refresh_has_the_usual_ones() -> None:
+    assert keys(context=RequestContext("r1", key_id="key_a", cache="bypass")) is None
+    assert keys(context=RequestContext("r1", key_id="key_a", cache="refresh")) == BASE
+    raw = CompletionRequest.model_validate({"prompt": "What is"}).as_chat("What is")
+    assert cache_keys(raw, CONTEXT, RULES) is None
+    request = ChatRequest.model_validate({"messages": [USER]})
+    assert cache_keys(request, CONTEXT, CacheRules(enabled=False)) is None
+
+
+contents = st.text(max_size=20) | st.lists(
+    st.fixed_dictionaries({"type": st.just("text"), "text": st.text(max_size=8)}), max_size=2
+)
+
+
+@settings(deadline=None, max_examples=200)
+@given(contents, contents, st.sampled_from(["k1", "k2"]), st.sampled_from(["k1", "k2"]))
+def test_exact_keys_are_equal_just_when_content_and_asker_are(a: Any, b: Any, asker: str, other: str) -> None:
+    one = some(keys({"role": "user", "content": a}, context=RequestContext("1", key_id=asker)))
+    two = some(keys({"role": "user", "content": b}, context=RequestContext("2", key_id=other)))
+    assert (one.exact == two.exact) == ((a, asker) == (b, other))

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from ray.serve.schema import ServeDeploySchema
+
+from configs.document import ROOT
+from configs.home import Home
+from configs.profile import load_profile
+from groupqwen.stack import deploy
+from groupqwen.stack.deploy import build_id, serve_config
+from groupqwen.stack.settings import Settings
+
+
+def configured(tmp_path: Path, profile: str = "cpu", **choices: str) -> Settings:
+    loaded = load_profile(profile)
+    return Settings(Home(tmp_path), loaded, loaded.ports.shifted(100), **choices)
+
+
+def test_serve_takes_the_configuration_and_listens_on_loopback(tmp_path: Path) -> None:
+    config = serve_config(configured(tmp_path, listen="0.0.0.0"))
+    again = yaml.safe_load(yaml.safe_dump(config))
+    taken = ServeDeploySchema.model_validate(again)
+    assert (taken.http_options.host, taken.http_options.port) == ("127.0.0.1", 8100)
+    (application,) = taken.applications
+    assert application.import_path == "serve_app.app:build"
+    assert application.route_prefix == "/"
+    assert application.args == {"profile": "cpu", "build": build_id()}
+    limit = load_profile("cpu").limits.request_seconds
+    assert taken.http_options.request_timeout_s is not None
+    assert taken.http_options.request_timeout_s > limit, "ours comes first, with an error event"
+
+
+def test_the_configuration_holds_no_secret_and_no_path_of_this_machine(tmp_path: Path) -> None:
+    settings = configured(tmp_path, redis_url="redis://:hunter2@host", database_url="postgresql://u:hunter2@host")
+    text = yaml.safe_dump(serve_config(settings))
+    assert "hunter2" not in text
+    assert str(tmp_path) not in text
+
+
+def test_a_profile_of_ones_own_is_the_one_that_replicas_load(tmp_path: Path) -> None:
+    path = tmp_path / "workbench.yaml"
+    text = (ROOT / "profiles" / "cpu.yaml").read_text().replace("name: cpu", "name: my-bench")
+    path.write_text(text)
+    settings = configured(tmp_path, str(path))
+    args = serve_config(settings)["applications"][0]["args"]
+    assert load_profile(args["profile"]) == settings.profile
+
+
+@pytest.fixture
+def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small tree like ours, of which `build_id` takes the fingerprint."""
+    for file in ("configs/models.yaml", "configs/routing.yaml", "configs/profiles/cpu.yaml"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT.parent / file, tmp_path / file)
+    for file in ("deployments/a.py", "deployments/ledger/0001.sql", "serve_app/b.py", "groupqwen/stack/deploy.py"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text(f"# {file}\n")
+    monkeypatch.setattr(deploy, "__file__", str(tmp_path / "groupqwen/stack/deploy.py"))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("file", "replaces"),
+    [
+        ("deployments/a.py", True),
+        ("deployments/ledger/0001.sql", True),
+        ("serve_app/b.py", True),
+        ("configs/models.yaml", True),
+        ("configs/profiles/cpu.yaml", True),
+        ("configs/routing.yaml", False),  # reaches replicas through user_config
+        ("groupqwen/stack/deploy.py", False),  # replicas do not run it
+        ("deployments/__pycache__/a.pyc", False),
+    ],
+)
+def test_replicas_are_replaced_just_when_what_they_run_changes(copy: Path, file: str, replaces: bool) -> None:
+    before = build_id()
+    assert build_id() == before
+    (copy / file).parent.mkdir(exist_ok=True)
+    with (copy / file).open("a") as changed:
+        changed.write("\n# changed\n")
+    assert (build_id() != before) == replaces
+
+
+def test_the_real_build_has_an_id() -> None:
+    assert build_id() == build_id()
+    assert len(build_id()) == 16
+    int(build_id(), 16)

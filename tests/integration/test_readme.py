@@ -1,0 +1,90 @@
+"""Every command of the README is run."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.integration.conftest import PORT_OFFSET, ROOT, Stack
+
+README = (ROOT / "README.md").read_text()
+
+RUN_ELSEWHERE = {
+    "bash scripts/test.sh": "it runs this",
+    "bash scripts/down.sh": "test_lifecycle stops and starts the stack with the command that it calls",
+    "bash scripts/up.sh --port-offset 100": "the whole stack of these tests runs with an offset",
+    "bash scripts/up.sh --listen ADDRESS": "test_lifecycle listens on a second address",
+    "groupqwen chat": "a conversation: run below with a question on standard input",
+}
+
+
+def commands() -> list[str]:
+    """Everything in backticks or after a prompt that starts like a command of ours."""
+    found = re.findall(r"`((?:groupqwen|bash scripts/|python scripts/)[^`\n]*)`", README)
+    found += re.findall(r"^\$ (.+)$", README, re.MULTILINE)
+    return list(dict.fromkeys(command.strip() for command in found))
+
+
+def run(stack: Stack, command: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", "-c", command],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "GROUPQWEN_HOME": str(stack.settings.home.root),
+            "EXTRAS": "dev",  # up.sh would otherwise install its own, smaller set beside this one
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            **environment,
+        },
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def test_every_command_runs(stack: Stack, tmp_path: Path) -> None:
+    stack.wait_until_well()
+    for command in commands():
+        if command in RUN_ELSEWHERE or command.startswith("python scripts/benchmark.py"):
+            continue
+        if command == "bash scripts/up.sh":
+            done = run(stack, f"{command} --port-offset {PORT_OFFSET}")
+            assert done.returncode == 0, (command, done.stdout, done.stderr)
+            assert "why: " in done.stdout
+            assert stack.url in done.stdout
+        elif "cpu-qwen3" in command:
+            # No hub here: what a person without one sees is a line that says what to do.
+            done = run(
+                stack,
+                f"{command} --port-offset 3000",
+                GROUPQWEN_HOME=str(tmp_path),
+                HF_ENDPOINT="http://127.0.0.1:9",
+            )
+            assert done.returncode == 1
+            assert "model hub" in done.stderr
+        else:
+            done = run(stack, command)
+            assert done.returncode == 0, (command, done.stdout, done.stderr)
+            assert done.stdout.strip()
+
+
+def test_a_conversation_remembers(stack: Stack) -> None:
+    done = run(stack, "groupqwen chat -m qwen2.5-coder-1.5b", stdin="My name is Ada.\nWhat is my name?\n")
+    assert done.returncode == 0, done.stderr
+    assert "Ada" in done.stdout.split("\n", 1)[1]
+
+
+def test_the_python_example_runs(stack: Stack) -> None:
+    code = re.search(r"```python\n(.*?)```", README, re.DOTALL)
+    assert code is not None
+    script = code[1].replace("http://127.0.0.1:8000/v1", stack.url).replace("gq-…", stack.key)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=180, cwd=ROOT, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "code goes to the coder" in done.stdout

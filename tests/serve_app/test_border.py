@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.serve.context import _RequestContext, _serve_request_context
+
+from serve_app import border
+from serve_app.border import Border, Rules
+from serve_app.keys import KeyRing, create_key
+
+LIMIT = 100
+
+
+@pytest.fixture
+def secret(tmp_path: Path) -> Iterator[str]:
+    before = border._rules
+    path = tmp_path / "keys.json"
+    _, made = create_key(path, "owner")
+    border.enforce(Rules(KeyRing(path), LIMIT))
+    yield made
+    border._rules = before
+
+
+class Inner:
+    """An application that reads its body and says OK."""
+
+    def __init__(self) -> None:
+        self.body: bytes | None = None
+        self.state: dict[str, Any] = {}
+        self.after: Any = None
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.state = dict(scope.get("state", {}))
+        self.body = b""
+        if scope["type"] == "http":
+            more = True
+            while more:
+                message = await receive()
+                self.body += message["body"]
+                more = message.get("more_body", False)
+            self.after = await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"OK"})
+
+
+async def ask(
+    inner: Inner,
+    *chunks: bytes,
+    path: str = "/v1/chat/completions",
+    kind: str = "http",
+    serve_id: str = "",
+    **headers: str,
+) -> tuple[int, dict[str, Any], dict[bytes, bytes], int]:
+    """(status, body, headers, chunks of the body that were never read)"""
+    waiting = [
+        {"type": "http.request", "body": chunk, "more_body": n < len(chunks) - 1} for n, chunk in enumerate(chunks)
+    ] or [{"type": "http.request", "body": b""}]
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return waiting.pop(0) if waiting else {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    _serve_request_context.set(_RequestContext(request_id=serve_id))
+    lines = [(name.replace("_", "-").encode(), value.encode("latin-1")) for name, value in headers.items()]
+    await Border(inner)({"type": kind, "path": path, "headers": lines}, receive, send)
+    body = b"".join(message.get("body", b"") for message in sent)
+    return sent[0]["status"], {} if body == b"OK" else json.loads(body), dict(sent[0]["headers"]), len(waiting)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"authorization": "Bearer gq-wrong"},
+        {"authorization": "Bearer"},
+        {"authorization": "Basic dXNlcjpwYXNz"},
+        {"x_api_key": "gq-wrong"},
+        {"authorization": "Bearer \xff\xfe"},
+    ],
+)
+async def test_without_a_key_nothing_gets_in_and_no_body_is_read(secret: str, headers: dict[str, str]) -> None:
+    inner = Inner()
+    status, body, answered, unread = await ask(inner, b"x" * 50, b"y", **headers)
+    assert (status, body["error"]["type"], body["error"]["code"]) == (
+        401,
+        "authentication_error",
+        "invalid_api_key",
+    )
+    assert answered[b"www-authenticate"] == b"Bearer"
+    assert inner.body is None
+    assert unread == 2
+
+
+@pytest.mark.parametrize("header", ["authorization: Bearer {}", "authorization: bearer  {} ", "x_api_key: {}"])
+async def test_a_key_lets_the_whole_body_in_and_the_connection_after_it(secret: str, header: str) -> None:
+    inner = Inner()
+    name, _, value = header.format(secret).partition(": ")
+    status, *_ = await ask(inner, b"a" * 60, b"", b"b" * 40, **{name: value})
+    assert status == 200
+    assert inner.body == b"a" * 60 + b"b" * 40
+    assert inner.state["key"].name == "owner"
+    assert len(inner.state["request_id"]) >= 16
+    assert inner.after == {"type": "http.disconnect"}
+
+
+async def test_every_request_has_an_id_of_its_own_that_the_client_does_not_choose(secret: str) -> None:
+    seen = set()
+    for _ in range(3):
+        inner = Inner()
+        await ask(inner, authorization=f"Bearer {secret}", x_request_id="chosen")
+        seen.add(inner.state["request_id"])
+    assert len(seen) == 3
+    assert "chosen" not in seen
+    await ask(inner, authorization=f"Bearer {secret}", serve_id="serves-own")
+    assert inner.state["request_id"] == "serves-own"
+
+
+async def test_a_declared_size_beyond_the_limit_is_refused_unread(secret: str) -> None:
+    inner = Inner()
+    status, body, answered, unread = await ask(
+        inner, b"x", authorization=f"Bearer {secret}", content_length=str(LIMIT + 1)
+    )
+    assert (status, body["error"]["code"]) == (413, "request_too_large")
+    assert str(LIMIT) in body["error"]["message"]
+    assert answered[b"connection"] == b"close"
+    assert (inner.body, unread) == (None, 1)
+
+
+@pytest.mark.parametrize("declared", [{}, {"content_length": "10"}, {"content_length": "-1"}])
+async def test_a_streamed_body_is_refused_as_soon_as_it_is_too_large(
+    secret: str, declared: dict[str, str]
+) -> None:
+    inner = Inner()
+    status, _, _, unread = await ask(
+        inner, b"x" * 60, b"y" * 60, b"z" * 60, authorization=f"Bearer {secret}", **declared
+    )
+    assert (status, inner.body, unread) == (413, None, 1)
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/openapi.json", "/v1/health"])
+async def test_open_paths_need_no_key_but_know_one(secret: str, path: str) -> None:
+    inner = Inner()
+    assert (await ask(inner, path=path))[0] == 200
+    assert inner.state["key"] is None
+    assert (await ask(inner, path=path, authorization=f"Bearer {secret}"))[0] == 200
+    assert inner.state["key"].name == "owner"
+    assert (await ask(Inner(), b"x" * 101, path=path))[0] == 413
+
+
+@pytest.mark.parametrize("path", ["/docs/", "/v1/health/x", "//docs", "/v1/models"])
+async def test_paths_that_look_open_are_not(secret: str, path: str) -> None:
+    assert (await ask(Inner(), path=path))[0] == 401
+
+
+async def test_a_client_that_leaves_amid_its_body_reaches_nothing(secret: str) -> None:
+    inner, sent = Inner(), []
+    messages: Any = iter(
+        [{"type": "http.request", "body": b"half", "more_body": True}, {"type": "http.disconnect"}]
+    )
+
+    async def receive() -> Any:
+        return next(messages)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    _serve_request_context.set(_RequestContext(request_id=""))
+    scope = {"type": "http", "path": "/v1/x", "headers": [(b"authorization", f"Bearer {secret}".encode())]}
+    await asyncio.wait_for(Border(inner)(scope, receive, send), 5)
+    assert inner.body is None
+    assert sent[0]["status"] == 400
+
+
+async def test_a_websocket_passes_with_its_key_or_none_and_lifespan_untouched(secret: str) -> None:
+    inner = Inner()
+    await ask(inner, kind="websocket", path="/v1/ws")
+    assert inner.state["key"] is None
+    await ask(inner, kind="websocket", path="/v1/ws", authorization=f"Bearer {secret}")
+    assert inner.state["key"].name == "owner"
+    inner = Inner()
+    await ask(inner, kind="lifespan")
+    assert inner.state == {}
+
+
+async def test_before_it_has_rules_the_border_lets_nothing_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(border, "_rules", None)
+    inner = Inner()
+    with pytest.raises(AssertionError):
+        await ask(inner)
+    assert inner.body is None
