@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from configs.document import ROOT, Strict, read
 
@@ -71,6 +72,17 @@ class Routing(Strict):
     hard_keywords: tuple[str, ...] = Field(description="Words that speak of hard work, lower-case.")
     code_patterns: tuple[str, ...] = Field(description="Regular expressions that speak of code.")
     translation_patterns: tuple[str, ...] = Field(description="Regular expressions of a translation.")
+
+    @field_validator("code_patterns", "translation_patterns")
+    @classmethod
+    def _patterns_compile(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in value:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
+        return value
+
     device_ceiling: dict[DeviceClass, Level] = Field(
         description="The highest level that a device class is served by default."
     )

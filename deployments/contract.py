@@ -124,7 +124,8 @@ class ChatRequest(BaseModel):
     def _tool_choice_is_offered(self) -> ChatRequest:
         choice = self.tool_choice
         if isinstance(choice, dict):
-            name = (choice.get("function") or {}).get("name")
+            function = choice.get("function")
+            name = function.get("name") if isinstance(function, dict) else None
             if name not in [tool["function"]["name"] for tool in self.tools or []]:
                 raise ValueError(f"tool_choice names {name!r}, which tools does not declare")
         elif choice not in (None, "auto", "none", "required"):

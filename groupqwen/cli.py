@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from pathlib import Path
 from typing import Annotated, Any, cast
 
 import httpx
@@ -54,6 +55,8 @@ def up(
     from groupqwen.stack.lifecycle import up as bring_up
 
     started = time.monotonic()
+    if profile.endswith(".yaml"):
+        profile = str(Path(profile).absolute())
     choices = Choices(profile=profile, listen=listen, port_offset=port_offset)
     settings = settings_for(home(), choices)
     credentials = bring_up(settings, choices, console)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.catalog import Catalog
+from configs.document import Strict
 from configs.profile import Profile
 from configs.routing import Routing
 
@@ -18,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 
 def files() -> dict[Path, str]:
     """Every generated file and what must be in it."""
-    schemas = {"models": Catalog, "profile": Profile, "routing": Routing}
+    schemas: dict[str, type[Strict]] = {"models": Catalog, "profile": Profile, "routing": Routing}
     made = {
         ROOT / "configs" / "schemas" / f"{name}.schema.json": json.dumps(
             model.model_json_schema(), indent=2, sort_keys=True
@@ -49,9 +50,9 @@ def api_reference() -> str:
     lines = [
         "# API reference",
         "",
-        "Made from the OpenAPI document by `python scripts/generate.py`; a running endpoint shows the same at `/docs`.",
-        "Send the key as `Authorization: Bearer gq-…`; only `/v1/health`, `/docs` and `/openapi.json` answer without.",
-        "Every answer carries `x-request-id`. Errors are `{\"error\": {\"message\", \"type\", \"code\", \"param\"}}`.",
+        "Made from the OpenAPI document by `python scripts/generate.py`; `/docs` of an endpoint shows it too.",
+        "Send the key as `Authorization: Bearer gq-…`. Only `/v1/health`, `/docs`, `/openapi.json` need none.",
+        'Every answer carries `x-request-id`. Errors are `{"error": {"message", "type", "code", "param"}}`.',
         "",
         "| status | meaning |",
         "| --- | --- |",

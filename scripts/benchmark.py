@@ -29,7 +29,14 @@ def engine(
     from benchmarks.engine import main
 
     source = load_catalog().variant(variant).source
-    main(home().model_file(variant, source), threads, context, rounds, tokens, [int(n) for n in concurrency.split(",")])
+    main(
+        home().model_file(variant, source),
+        threads,
+        context,
+        rounds,
+        tokens,
+        [int(n) for n in concurrency.split(",")],
+    )
 
 
 @app.command()

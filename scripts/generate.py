@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from groupqwen.generated import write  # noqa: E402
+from groupqwen.generated import write
 
 if __name__ == "__main__":
     for path in write():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -16,6 +17,8 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from deployments.chunks import fold
 from deployments.contract import ChatError, RequestContext
 from deployments.router.decision import Routed
+
+logger = logging.getLogger("ray.serve")
 
 Item = Routed | ChatCompletionChunk
 DONE = b"data: [DONE]\n\n"
@@ -131,6 +134,11 @@ class AnswerStream:
         except ChatError as error:
             self._on_error(error)
             yield frame(error.body())
+        except Exception as error:
+            logger.exception("the answer to %s broke", self._context.request_id)
+            broken = ChatError(f"An internal error: {type(error).__name__}.", code="internal_error")
+            self._on_error(broken)
+            yield frame(broken.body())
         finally:
             await self.close()
 

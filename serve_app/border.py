@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
-from ray.serve.context import _serve_request_context
+from ray.serve.context import _get_serve_request_context
 
 from deployments.contract import ChatError, invalid
 from serve_app.keys import KeyRing
@@ -56,7 +56,7 @@ class Border:
         assert _rules is not None, "the border has no rules yet"
         # Serve's own id, which its logs and the response header `x-request-id` carry too. HAProxy takes away
         # one that a client sends: it is the ledger's primary key, which nobody outside may choose.
-        identity = _serve_request_context.get().request_id or secrets.token_hex(16)
+        identity = _get_serve_request_context().request_id or secrets.token_hex(16)
         key = _rules.keys.find(bearer(scope))
         scope.setdefault("state", {})
         scope["state"].update(key=key, request_id=identity)

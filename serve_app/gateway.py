@@ -16,6 +16,7 @@ from fastapi import FastAPI, Request, Security, WebSocket
 from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
 from fastapi.security import HTTPBearer
 from openai.types.chat import ChatCompletionChunk
+from pydantic import ValidationError
 from ray import serve
 from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError, RayServeException
@@ -121,7 +122,12 @@ class Gateway:
         prompts = body.prompts
         if not prompts or len(prompts) > 16:
             raise invalid("prompt must hold 1 to 16 prompts", param="prompt")
-        chats = [body.as_chat(prompt) for prompt in prompts]
+        try:
+            chats = [body.as_chat(prompt) for prompt in prompts]
+        except ValidationError as error:
+            problem = error.errors()[0]
+            field = ".".join(str(part) for part in problem["loc"])
+            raise invalid(f"{field}: {problem['msg']}", param=field) from error
         if body.stream:
             if len(chats) > 1:
                 raise invalid("stream takes one prompt at a time", param="prompt")
@@ -223,8 +229,8 @@ class Gateway:
         that it owed is written here."""
         if self._active >= self._limits.concurrent_requests:
             raise queue_full(2.0)
-        self._active += 1
         items = self._chat.remote(chat, context)
+        self._active += 1
         progress = Progress(context.received)
         running = True
         try:

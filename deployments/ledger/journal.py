@@ -7,6 +7,7 @@ survives the death of its writer, of the Ledger and of PostgreSQL. Each line car
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -26,24 +27,28 @@ class Journal:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._file = -1
+        self._file = self._open()
         self._written = 0
-        self._open()
 
-    def _open(self) -> None:
+    def _open(self) -> int:
+        """A new file, locked before the reader can see it: it deletes files that nobody has locked."""
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        name = f"{time.time_ns() // 1_000_000}-{os.getpid()}-{secrets.token_hex(4)}.journal"
-        self._file = os.open(self._folder / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        fcntl.flock(self._file, fcntl.LOCK_EX)
-        self._written = 0
+        path = self._folder / f"{time.time_ns() // 1_000_000}-{os.getpid()}-{secrets.token_hex(4)}.journal"
+        staged = path.with_suffix(".new")
+        file = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        fcntl.flock(file, fcntl.LOCK_EX)
+        staged.rename(path)
+        return file
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Keep a row (JSON types only). Raises OSError where the disk takes no more."""
         line = _encode(row)
         if self._written + len(line) > ROTATE_BYTES:
-            self.close()
-            self._open()
-        os.write(self._file, line)
+            full, self._file, self._written = self._file, self._open(), 0
+            os.close(full)
+        if os.write(self._file, line) != len(line):
+            os.ftruncate(self._file, self._written)
+            raise OSError(errno.ENOSPC, "the journal took only a part of a row")
         self._written += len(line)
 
     def close(self) -> None:

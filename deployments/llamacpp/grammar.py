@@ -31,7 +31,8 @@ def response_grammar(response_format: Mapping[str, Any] | None) -> str | None:
     if kind != "json_schema":
         raise invalid(f"response_format.type {kind!r} is unknown", param="response_format")
     assert response_format is not None
-    schema = (response_format.get("json_schema") or {}).get("schema")
+    wish = response_format.get("json_schema")
+    schema = wish.get("schema") if isinstance(wish, Mapping) else None
     if not isinstance(schema, dict):
         raise invalid("response_format.json_schema.schema is missing", param="response_format")
     return _convert(schema, "response_format")

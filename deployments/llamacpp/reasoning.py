@@ -25,6 +25,7 @@ class ReasoningParser:
     def __init__(self, *, opened: bool = False) -> None:
         self._state: Literal["start", "reasoning", "after", "content"] = "reasoning" if opened else "start"
         self._held = ""
+        self._fresh = True
 
     def push(self, text: str) -> list[Part]:
         self._held += text
@@ -49,11 +50,13 @@ class ReasoningParser:
         if self._state == "start":
             stripped = self._held.lstrip()
             if stripped.startswith(OPEN):
-                self._state, self._held = "reasoning", stripped[len(OPEN) :].removeprefix("\n")
+                self._state, self._held = "reasoning", stripped[len(OPEN) :]
             elif not OPEN.startswith(stripped):
                 self._state = "content"
             return None
         if self._state == "reasoning":
+            if self._fresh and self._held:
+                self._fresh, self._held = False, self._held.removeprefix("\n")
             text, mark, rest = self._held.partition(CLOSE)
             if mark:
                 self._state, self._held = "after", rest

@@ -36,11 +36,12 @@ class TextAssembler:
         if not self._stop:
             return text
         text = self._held + text
-        met = [at for at in (text.find(stop) for stop in self._stop) if at >= 0]
+        # The stop string that is complete first wins, as it would token by token; then the longest.
+        met = [(at + len(stop), at) for stop in self._stop if (at := text.find(stop)) >= 0]
         if met:
             self.stopped = True
             self._held = ""
-            return text[: min(met)]
+            return text[: min(met)[1]]
         hold = max(_overlap(text, stop) for stop in self._stop)
         cut = len(text) - hold
         self._held = text[cut:]

@@ -17,6 +17,7 @@ from typing import Any
 TAG_OPEN, TAG_CLOSE = "<tool_call>", "</tool_call>"
 FENCE = "```"
 _FENCE_OPEN = re.compile(r"```(?:json|tool_call|tool)?[ \t]*\n")
+_FENCE_START = re.compile(r"```(?:j|js|jso|json|t|to|too|tool|tool_|tool_c|tool_ca|tool_cal|tool_call)?[ \t]*")
 _FUNCTION = re.compile(r"<function=([^>\n]+)>(.*?)(?:</function>|\Z)", re.DOTALL)
 _PARAMETER = re.compile(
     r"<parameter=([^>\n]+)>(.*?)(?:</parameter>|(?=<parameter=)|(?=</function>)|\Z)", re.DOTALL
@@ -50,6 +51,11 @@ class ToolParser:
         self._inside: str | None = None
         self._began = False
         self._called = False
+        """Whether a call was the last thing that was given out."""
+        self._blank = ""
+        """White space after a call: content if text follows it, nothing between calls and at the end."""
+        self._in_code = False
+        """Inside an ordinary fenced block, whose end must not be taken for the beginning of a call."""
 
     def push(self, text: str) -> list[Found]:
         """Text and calls that became certain with `text`."""
@@ -85,6 +91,8 @@ class ToolParser:
         text = self._held
         if not text:
             return None, None
+        if self._in_code:
+            return self._to_end_of_code(text)
         if not self._began and text.lstrip().startswith("{"):
             return len(text) - len(text.lstrip()), "{"
         if not self._began and not text.strip():
@@ -92,15 +100,23 @@ class ToolParser:
         tag, fence = text.find(TAG_OPEN), text.find(FENCE)
         if tag >= 0 and (fence < 0 or tag < fence):
             return tag, TAG_OPEN
-        if fence >= 0:
-            if _FENCE_OPEN.match(text, fence):
-                return fence, FENCE
-            line = text[fence:]
-            if "\n" not in line and len(line) < 16:
-                return (fence, None) if fence else (None, None)
-            end = fence + len(FENCE)
-            return end + _certain(text[end:]), None
-        certain = _certain(text)
+        if fence < 0:
+            certain = _certain(text)
+            return (certain, None) if certain else (None, None)
+        if _FENCE_OPEN.match(text, fence):
+            return fence, FENCE
+        line = text[fence:]
+        if "\n" not in line and _FENCE_START.fullmatch(line):
+            return (fence, None) if fence else (None, None)
+        self._in_code = True
+        return fence + len(FENCE), None
+
+    def _to_end_of_code(self, text: str) -> tuple[int | None, str | None]:
+        end = text.find(FENCE)
+        if end >= 0:
+            self._in_code = False
+            return end + len(FENCE), None
+        certain = len(text.rstrip("`"))
         return (certain, None) if certain else (None, None)
 
     def _within(self, inside: str) -> list[Found]:
@@ -114,6 +130,8 @@ class ToolParser:
         else:
             close = TAG_CLOSE if inside == TAG_OPEN else FENCE
             at = self._held.find(close, len(opener))
+            while at >= 0 and _ends_in_string(self._held[len(opener) : at]):
+                at = self._held.find(close, at + 1)  # that one is part of an argument's text
             if at < 0:
                 return []
             body, whole = self._held[len(opener) : at], at + len(close)
@@ -122,6 +140,7 @@ class ToolParser:
         calls = self._calls(body)
         if calls:
             self._began = self._called = True
+            self._blank = ""
             return list(calls)
         return self._text(raw)
 
@@ -134,11 +153,13 @@ class ToolParser:
 
     def _text(self, text: str) -> list[Found]:
         if self._called and not text.strip():
-            return []  # the blank lines between calls are no content
-        if text:
-            self._began = self._began or bool(text.strip())
-            return [Text(text)]
-        return []
+            self._blank += text
+            return []
+        if not text:
+            return []
+        text, self._blank, self._called = self._blank + text, "", False
+        self._began = self._began or bool(text.strip())
+        return [Text(text)]
 
     def _calls(self, body: str) -> list[ToolCall]:
         """All calls in `body`, or none: a body that is only partly calls is text."""
@@ -160,12 +181,12 @@ class ToolParser:
         arguments = value.get("arguments", value.get("parameters", {}))
         if isinstance(arguments, str):
             try:
-                arguments = json.loads(arguments)
+                arguments = json.loads(arguments, parse_constant=_refuse_constant)
             except ValueError:
                 return None
         if not isinstance(name, str) or name not in self._tools or not isinstance(arguments, dict | None):
             return None
-        return ToolCall(name, json.dumps(arguments or {}, ensure_ascii=False))
+        return ToolCall(name, _json(arguments or {}))
 
     def _xml_call(self, name: str, inner: str) -> ToolCall | None:
         if name not in self._tools:
@@ -175,7 +196,7 @@ class ToolParser:
             key.strip(): _typed(_unwrap(value), properties.get(key.strip(), {}))
             for key, value in _PARAMETER.findall(inner)
         }
-        return ToolCall(name, json.dumps(arguments, ensure_ascii=False))
+        return ToolCall(name, _json(arguments))
 
 
 def _certain(text: str) -> int:
@@ -199,7 +220,7 @@ def _end_of_object(text: str) -> int | None:
 
 def _json_values(body: str) -> list[Any]:
     """JSON values written one after another; a single None where the body is not that."""
-    decoder, values, at = json.JSONDecoder(), [], 0
+    decoder, values, at = json.JSONDecoder(parse_constant=_refuse_constant), [], 0
     body = body.strip()
     while at < len(body):
         try:
@@ -221,6 +242,27 @@ def _typed(value: str, schema: Mapping[str, Any]) -> Any:
     if not isinstance(schema, Mapping) or schema.get("type", "string") == "string":
         return value
     try:
-        return json.loads(value)
+        return json.loads(value, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
         return {"true": True, "false": False, "none": None, "null": None}.get(value.lower(), value)
+
+
+def _ends_in_string(body: str) -> bool:
+    """Whether `body` is JSON that breaks off inside a string."""
+    try:
+        json.loads(body)
+    except json.JSONDecodeError as error:
+        return error.msg.startswith("Unterminated string")
+    except RecursionError:
+        return False
+    return False
+
+
+def _json(arguments: Mapping[str, Any]) -> str:
+    """Arguments as JSON text that UTF-8 can carry (half a surrogate pair cannot be)."""
+    return json.dumps(arguments, ensure_ascii=False).encode("utf-8", "replace").decode()
+
+
+def _refuse_constant(name: str) -> Any:
+    """NaN and Infinity, which Python reads and JSON does not have."""
+    raise ValueError(f"{name} is not JSON")

@@ -183,7 +183,11 @@ class Router:
 
     def _write_down(self, record: QueryRecord, progress: Progress) -> None:
         record.finish(progress, self._catalog)
-        self._journal.append(record.as_row())
+        try:
+            self._journal.append(record.as_row())
+        except OSError:
+            # The answer counts for more than its row; what can be said of it goes to the log.
+            logger.exception("the journal took no row: %s", record.request_id)
         if record.variant:
             tags = {"variant": record.variant}
             if record.ttft_ms is not None:

@@ -32,8 +32,8 @@ class Wish:
 def resolve_model(requested: str | None, profile: Profile, routing: Routing) -> Wish:
     """Read `model`, through aliases. Raises a 404 `ChatError` for a name that nothing answers to."""
     name = (requested or AUTO).strip() or AUTO
-    name = routing.aliases.get(name, name)
     name = name.removeprefix("groupqwen/").removeprefix("openai/")
+    name = routing.aliases.get(name, name)
     if name in (AUTO, "groupqwen"):
         return Wish("auto", AUTO)
     if name in LEVELS:

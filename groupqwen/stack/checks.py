@@ -68,7 +68,8 @@ def _holder(port: int) -> str:
 
 
 def _free_offset(settings: Settings) -> int:
-    for offset in range(100, 2000, 100):
+    highest = 65535 - max(settings.ports.model_dump().values())
+    for offset in range(100, min(2000, highest), 100):
         if all(_is_free(port) for port in settings.ports.shifted(offset).model_dump().values()):
             return offset
-    return 2000
+    return 100

@@ -30,6 +30,8 @@ def load_credentials(home: Home) -> Credentials:
         stored = json.loads(home.credentials.read_text())
     except (FileNotFoundError, ValueError):
         stored = {}
+    if not isinstance(stored, dict):
+        stored = {}
     known = {key.sha256 for key in read_keys(home.keys)}
     api_key = stored.get("api_key", "")
     if hash_key(api_key) not in known:

@@ -38,7 +38,7 @@ def serve_config(settings: Settings) -> dict[str, Any]:
                 "name": APPLICATION,
                 "route_prefix": "/",
                 "import_path": "serve_app.app:build",
-                "args": {"profile": settings.profile.name, "build": build_id()},
+                "args": {"profile": settings.profile_name, "build": build_id()},
             }
         ],
     }

@@ -48,6 +48,7 @@ def settings_for(home: Home, choices: Choices) -> Settings:
     return Settings(
         home=home,
         profile=profile,
+        profile_name=choices.profile,
         ports=profile.ports.shifted(choices.port_offset),
         listen=choices.listen,
         redis_url=os.environ.get("GROUPQWEN_REDIS_URL") or None,

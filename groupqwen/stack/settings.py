@@ -20,11 +20,13 @@ exactly that, whatever has become of its parents."""
 
 @dataclass(frozen=True)
 class Settings:
-    """`listen`: an address beside loopback that the endpoint opens to, or None. The two URLs are the
-    owner's own servers, or None for embedded ones."""
+    """`profile_name`: what Serve finds the profile by, a name or an absolute path. `listen`: an address
+    beside loopback that the endpoint opens to, or None. The two URLs are the owner's own servers, or None
+    for embedded ones."""
 
     home: Home
     profile: Profile
+    profile_name: str
     ports: Ports
     listen: str | None = None
     redis_url: str | None = None

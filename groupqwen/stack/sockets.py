@@ -22,7 +22,10 @@ def short_folder(home: Home) -> Path:
     have 97 in all. Raises `StartProblem` where someone else has made it."""
     digest = hashlib.sha256(str(home.root).encode()).hexdigest()[:12]
     folder = Path("/tmp") / f"gq-{os.getuid()}-{digest}"  # noqa: S108
-    folder.mkdir(mode=0o700, exist_ok=True)
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+    except FileExistsError:
+        raise StartProblem(f"{folder} is in the way and no folder; remove it and run again") from None
     stat = folder.lstat()
     if folder.is_symlink() or stat.st_uid != os.getuid() or stat.st_mode & 0o066:
         raise StartProblem(f"{folder} is not this user's own private folder; remove it and run again")

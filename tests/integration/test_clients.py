@@ -37,7 +37,7 @@ def test_openai_answers_and_says_who_and_why(client: OpenAI) -> None:
     assert raw.headers["x-groupqwen-cache"] in ("miss", "exact", "semantic")
     assert raw.headers["x-groupqwen-decision"]
     assert "," not in raw.headers["x-request-id"]
-    about = (answer.model_extra or {})["metadata"]
+    about = answer.model_dump()["metadata"]
     assert about["request_id"] == raw.headers["x-request-id"]
     assert about["latency_ms"] > 0
     assert about["variant"] == answer.model
@@ -60,7 +60,7 @@ def test_openai_streams_with_usage_and_metadata(client: OpenAI) -> None:
     assert finish in (["stop"], ["length"])
     assert chunks[-1].usage is not None
     assert chunks[-1].usage.completion_tokens > 0
-    assert (chunks[-1].model_extra or {})["metadata"]["variant"] == SMALL
+    assert chunks[-1].model_dump()["metadata"]["variant"] == SMALL
 
 
 async def test_openai_async_many_at_once(stack: Stack) -> None:

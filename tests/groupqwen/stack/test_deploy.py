@@ -17,7 +17,7 @@ from groupqwen.stack.settings import Settings
 
 def configured(tmp_path: Path, profile: str = "cpu", **choices: str) -> Settings:
     loaded = load_profile(profile)
-    return Settings(Home(tmp_path), loaded, loaded.ports.shifted(100), **choices)
+    return Settings(Home(tmp_path), loaded, profile, loaded.ports.shifted(100), **choices)
 
 
 def test_serve_takes_the_configuration_and_listens_on_loopback(tmp_path: Path) -> None:
