@@ -14,7 +14,6 @@ from typing import Any
 import httpx
 from fastapi import FastAPI, Request, Security, WebSocket
 from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
-from fastapi.security import HTTPBearer
 from openai.types.chat import ChatCompletionChunk
 from pydantic import ValidationError
 from ray import serve
@@ -40,7 +39,7 @@ from deployments.router.decision import Routed
 from deployments.serving import deployment
 from serve_app import answers
 from serve_app.answers import AnswerStream, Item
-from serve_app.border import Border, Rules, enforce
+from serve_app.border import Border, KeyScheme, Rules, enforce
 from serve_app.completions import text_body, text_chunk
 from serve_app.context import disconnected, request_context
 from serve_app.errors import ERRORS, chat_error, shape_errors
@@ -72,7 +71,7 @@ api = FastAPI(
     version="0.1.0",
     description="One OpenAI-compatible endpoint over a group of Qwen models.",
     responses=ERRORS,
-    dependencies=[Security(HTTPBearer(auto_error=False, description="An API key, gq-…"))],
+    dependencies=[Security(KeyScheme(scheme_name="HTTPBearer", description="An API key, gq-…"))],
 )
 
 api.add_middleware(Border)
