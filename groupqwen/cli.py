@@ -11,7 +11,7 @@ import httpx
 import typer
 from rich.console import Console
 from rich.panel import Panel
-from rich.table import Table
+from rich.table import Column, Table
 
 from configs.catalog import load_catalog
 from configs.document import ConfigError
@@ -136,7 +136,9 @@ def plan(profile: ProfileOption = "cpu") -> None:
     """What a profile serves and the memory that it declares, before anything is started."""
     catalog = load_catalog()
     chosen = load_profile(profile, catalog)
-    table = Table("variant", "engine", "weights", "KV cache", "context", "parallel", "GPU", "roles")
+    table = Table(
+        Column("variant", no_wrap=True), "engine", "weights", "KV cache", "context", "parallel", "GPU", "roles"
+    )
     total = 0.0
     for name, served in chosen.variants.items():
         spec = catalog.variant(name)
@@ -167,7 +169,16 @@ def version() -> None:
 def models_list() -> None:
     """Every variant of the catalog."""
     catalog = load_catalog()
-    table = Table("variant", "title", "engine", "quantization", "weights", "context", "capabilities", "here")
+    table = Table(
+        Column("variant", no_wrap=True),
+        "title",
+        "engine",
+        "quantization",
+        "weights",
+        "context",
+        "capabilities",
+        "here",
+    )
     for name, spec in catalog.variants.items():
         ready = is_ready(spec.source, home().model_file(name, spec.source))
         size = f"{spec.source.bytes / 2**30:.2f} GiB" if spec.source.bytes else "-"

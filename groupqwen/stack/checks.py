@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+from dataclasses import replace
 
 import psutil
 
@@ -44,6 +45,11 @@ def check_ports(settings: Settings) -> None:
         )
 
 
+def ports_are_free(settings: Settings) -> bool:
+    """Whether nothing holds any of the ports."""
+    return all(_is_free(port) for port in settings.ports.model_dump().values())
+
+
 def _is_free(port: int) -> bool:
     for address in ("127.0.0.1", "0.0.0.0"):  # noqa: S104
         with socket.socket() as probe:
@@ -70,6 +76,6 @@ def _holder(port: int) -> str:
 def _free_offset(settings: Settings) -> int:
     highest = 65535 - max(settings.ports.model_dump().values())
     for offset in range(100, min(2000, highest), 100):
-        if all(_is_free(port) for port in settings.ports.shifted(offset).model_dump().values()):
+        if ports_are_free(replace(settings, ports=settings.ports.shifted(offset))):
             return offset
     return 100

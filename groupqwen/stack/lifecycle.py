@@ -22,7 +22,7 @@ from configs.home import Home
 from configs.profile import load_profile
 from groupqwen.models import prepare_embedder, pull, wanted
 from groupqwen.stack import postgres, redis
-from groupqwen.stack.checks import check_home, check_ports
+from groupqwen.stack.checks import check_home, check_ports, ports_are_free
 from groupqwen.stack.credentials import Credentials, load_credentials, write_private
 from groupqwen.stack.deploy import deploy, wait_for_ray, wait_until_ready
 from groupqwen.stack.problem import StartProblem
@@ -97,7 +97,11 @@ def up(settings: Settings, choices: Choices, console: Console) -> Credentials:
             _stop(settings, supervisor)
         if not supervisor.running:
             # What an `up` that was killed has left behind would hold ports, sockets and data.
-            end(marked(settings))
+            left = marked(settings)
+            end(left)
+            if left:
+                # Ray's agents go by themselves, a little after the raylet that they belong to.
+                wait_until(lambda: ports_are_free(settings), 20)
             check_ports(settings)
         _fetch(settings, console)
         write_private(settings.home.run / "choices.json", json.dumps(choices.__dict__))

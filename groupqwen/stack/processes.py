@@ -3,6 +3,7 @@ parents."""
 
 from __future__ import annotations
 
+import os
 import time
 
 import psutil
@@ -11,15 +12,20 @@ from groupqwen.stack.settings import MARK, Settings
 
 
 def marked(settings: Settings) -> list[psutil.Process]:
-    """Every process that this installation started, without the one that asks."""
-    found = []
+    """Every process that this installation started, without the one that asks.
+
+    Some of Ray's rename themselves, which can overwrite their environment; they are found as descendants.
+    """
+    found: dict[int, psutil.Process] = {}
     for process in psutil.process_iter():
         try:
-            if process.pid != psutil.Process().pid and process.environ().get(MARK) == str(settings.home.root):
-                found.append(process)
+            if process.environ().get(MARK) == str(settings.home.root):
+                for each in (process, *process.children(recursive=True)):
+                    found[each.pid] = each
         except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
             continue
-    return found
+    found.pop(os.getpid(), None)
+    return list(found.values())
 
 
 def end(processes: list[psutil.Process], patience: float = 10.0) -> None:
