@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 
 import httpx
@@ -214,16 +215,17 @@ class Gateway:
         self, chat: ChatRequest, context: RequestContext
     ) -> tuple[list[ChatCompletionChunk], Routed | None]:
         routed, chunks = None, []
-        async for item in self._items(chat, context):
-            if isinstance(item, ChatCompletionChunk):
-                chunks.append(item)
-            else:
-                routed = item
+        async with aclosing(self._items(chat, context)) as items:
+            async for item in items:
+                if isinstance(item, ChatCompletionChunk):
+                    chunks.append(item)
+                else:
+                    routed = item
         if not chunks:
             raise engine_gone("auto")
         return chunks, routed
 
-    async def _items(self, chat: ChatRequest, context: RequestContext) -> AsyncIterator[Item]:
+    async def _items(self, chat: ChatRequest, context: RequestContext) -> AsyncGenerator[Item, None]:
         """The Router's items, its failures as `ChatError`. Where the Router died, the row of the ledger
         that it owed is written here."""
         if self._active >= self._limits.concurrent_requests:

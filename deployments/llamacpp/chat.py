@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -212,7 +212,7 @@ class _Answer:
         """Queue it. Raises `EngineFull`, `EngineFailed`."""
         self.stream = self._chat.engine.submit(generation)
 
-    async def run(self) -> AsyncIterator[list[ChatCompletionChunk]]:
+    async def run(self) -> AsyncGenerator[list[ChatCompletionChunk], None]:
         async for news in self.stream:
             chunks = self._chunks(news)
             if chunks:
@@ -274,8 +274,9 @@ class _Answer:
 async def _interleave(answers: list[_Answer]) -> AsyncGenerator[list[ChatCompletionChunk], None]:
     """Chunks of several choices as they come; fails when one fails."""
     if len(answers) == 1:
-        async for chunks in answers[0].run():
-            yield chunks
+        async with aclosing(answers[0].run()) as steps:
+            async for chunks in steps:
+                yield chunks
         return
     queue: asyncio.Queue[list[ChatCompletionChunk] | BaseException | None] = asyncio.Queue()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +61,10 @@ class LlamaCppVariant:
         self, request: ChatRequest, context: RequestContext
     ) -> AsyncIterator[list[ChatCompletionChunk]]:
         """The chat contract, in lists of what is there at once: fewer messages between processes."""
-        async for chunks in self._chat.chat(request, context.request_id, tenant=context.key_id):
-            yield chunks
+        # Closed with this generator, not when it is collected: a client that left must free its slot at once.
+        async with aclosing(self._chat.chat(request, context.request_id, tenant=context.key_id)) as steps:
+            async for chunks in steps:
+                yield chunks
 
     async def status(self) -> dict[str, Any]:
         """Live gauges: requests, tokens so far, resident memory (MiB)."""

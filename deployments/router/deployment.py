@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing
 from typing import Any
 
 from openai.types.chat import ChatCompletionChunk
@@ -80,10 +81,13 @@ class Router:
         record = QueryRecord.begin(request, context)
         progress = Progress(context.received)
         try:
-            async for items in self._answer(request, context, record):
-                for item in items:
-                    progress.see(item)
-                yield items
+            # Inner generators are closed with the outer, not when they are collected: a client that left must
+            # free its slot at once.
+            async with aclosing(self._answer(request, context, record)) as answer:
+                async for items in answer:
+                    for item in items:
+                        progress.see(item)
+                    yield items
         except ChatError as error:
             record.fail(error.status, error.message)
             raise
@@ -98,7 +102,7 @@ class Router:
 
     async def _answer(
         self, request: ChatRequest, context: RequestContext, record: QueryRecord
-    ) -> AsyncIterator[list[Item]]:
+    ) -> AsyncGenerator[list[Item], None]:
         # Both at once: the rules need no embedding. A hit does not wait for the classification.
         classifying = self._classifier.classify.remote(request)
         lookup = await self._look_up(request, context)
@@ -115,10 +119,11 @@ class Router:
         self._decisions.inc(tags={"variant": decision.variant, "task": decision.task})
         yield [Routed(decision, lookup.outcome, lookup.distance)]
         kept: list[ChatCompletionChunk] | None = [] if lookup.storable else None
-        async for chunks in self._generate(decision.variant, request, context):
-            if kept is not None:
-                kept += chunks
-            yield list(chunks)
+        async with aclosing(self._generate(decision.variant, request, context)) as steps:
+            async for chunks in steps:
+                if kept is not None:
+                    kept += chunks
+                yield list(chunks)
         if kept:
             self._store(kept, lookup)
 
@@ -133,7 +138,7 @@ class Router:
 
     async def _generate(
         self, variant: str, request: ChatRequest, context: RequestContext
-    ) -> AsyncIterator[list[ChatCompletionChunk]]:
+    ) -> AsyncGenerator[list[ChatCompletionChunk], None]:
         """The variant's chunks, its failures in the contract's terms; closing it cancels the variant."""
         stream = self._streams[variant].chat.remote(request, context)
         finished = False
