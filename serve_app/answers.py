@@ -12,7 +12,9 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+from fastapi.responses import StreamingResponse
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from starlette.types import Receive, Scope, Send
 
 from deployments.chunks import fold
 from deployments.contract import ChatError, RequestContext
@@ -183,6 +185,21 @@ class AnswerStream:
         closer: Callable[[], Awaitable[None]] | None = getattr(self._items, "aclose", None)
         if closer is not None:
             await closer()
+
+
+class AnswerResponse(StreamingResponse):
+    """Sends an `AnswerStream` and closes it, whatever ends the sending: left to the garbage collector, a
+    client that went away would hold its slot."""
+
+    def __init__(self, stream: AnswerStream, headers: dict[str, str]) -> None:
+        super().__init__(stream.frames(), media_type="text/event-stream", headers=headers)
+        self._stream = stream
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._stream.close()
 
 
 class _Exhausted(Exception):

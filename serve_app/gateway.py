@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 from fastapi import FastAPI, Request, Security, WebSocket
-from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from openai.types.chat import ChatCompletionChunk
 from pydantic import ValidationError
 from ray import serve
@@ -39,7 +39,7 @@ from deployments.ledger.record import Progress, QueryRecord
 from deployments.router.decision import Routed
 from deployments.serving import deployment
 from serve_app import answers
-from serve_app.answers import AnswerStream, Item
+from serve_app.answers import AnswerResponse, AnswerStream, Item
 from serve_app.border import Border, KeyScheme, Rules, enforce
 from serve_app.completions import text_body, text_chunk
 from serve_app.context import disconnected, request_context
@@ -176,7 +176,7 @@ class Gateway:
             "cache-control": "no-cache",
             "x-accel-buffering": "no",
         }
-        return StreamingResponse(stream.frames(), media_type="text/event-stream", headers=headers)
+        return AnswerResponse(stream, headers)
 
     def open(
         self, chat: ChatRequest, context: RequestContext, *, include_usage: bool, text: bool = False
@@ -255,6 +255,7 @@ class Gateway:
             self._active -= 1
             if running:
                 items.cancel()
+                self._router.cancel.remote(context.request_id)
 
     def _write_down(
         self, chat: ChatRequest, context: RequestContext, progress: Progress, error: ChatError

@@ -191,6 +191,11 @@ class Stream:
             event = None if self._events.empty() else self._events.get_nowait()
         return news
 
+    def cancel(self) -> None:
+        """Ask the engine to stop: whoever iterates gets `EngineFailed`. Harmless when all is over."""
+        if not self._over:
+            self._withdraw()
+
     async def aclose(self) -> None:
         if not self._over:
             self._over = True
@@ -327,12 +332,15 @@ class Engine:
                     self._waiting.push(running.generation.tenant, running)
                 for running in [r for r in self._waiting if r.cancelled]:
                     self._waiting.remove(running)
+                    self._emit(running, EngineFailed("the request was cancelled"))
                     self._release(running)
                     self.stats.cancelled += 1
             for running in [r for r in self._running if r.cancelled]:
+                self._emit(running, EngineFailed("the request was cancelled"))
                 self._leave(running)
                 self.stats.cancelled += 1
             self._admit()
+            self._deliver()
             if self._running:
                 return True
 
