@@ -26,7 +26,7 @@ from groupqwen.stack.checks import check_home, check_ports, ports_are_free
 from groupqwen.stack.credentials import Credentials, load_credentials, write_private
 from groupqwen.stack.deploy import deploy, wait_for_ray, wait_until_ready
 from groupqwen.stack.problem import StartProblem
-from groupqwen.stack.processes import end, marked, wait_until
+from groupqwen.stack.processes import end, marked, orphaned_agents, wait_until
 from groupqwen.stack.settings import Settings
 from groupqwen.stack.supervisor import Program, Supervisor, ray_program
 
@@ -97,7 +97,7 @@ def up(settings: Settings, choices: Choices, console: Console) -> Credentials:
             _stop(settings, supervisor)
         if not supervisor.running:
             # What an `up` that was killed has left behind would hold ports, sockets and data.
-            left = marked(settings)
+            left = [*marked(settings), *orphaned_agents(settings)]
             end(left)
             if left:
                 # Ray's agents go by themselves, a little after the raylet that they belong to.

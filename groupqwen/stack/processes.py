@@ -28,6 +28,23 @@ def marked(settings: Settings) -> list[psutil.Process]:
     return list(found.values())
 
 
+def orphaned_agents(settings: Settings) -> list[psutil.Process]:
+    """Ray's agents on our ports whose raylet is gone: renamed, with no parent of ours, they bear no mark."""
+    ports = set(settings.ports.model_dump().values())
+    found = []
+    try:
+        for connection in psutil.net_connections("tcp"):
+            if connection.status == psutil.CONN_LISTEN and connection.laddr.port in ports and connection.pid:
+                process = psutil.Process(connection.pid)
+                parent = process.parent()
+                orphan = parent is None or parent.name() != "raylet"
+                if orphan and " ".join(process.cmdline()).startswith("ray::"):
+                    found.append(process)
+    except (psutil.AccessDenied, psutil.NoSuchProcess):
+        return found
+    return found
+
+
 def end(processes: list[psutil.Process], patience: float = 10.0) -> None:
     """Ask each to end, and make those that do not."""
     for process in processes:
