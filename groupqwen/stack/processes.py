@@ -34,7 +34,8 @@ def orphaned_agents(settings: Settings) -> list[psutil.Process]:
     found = []
     try:
         for connection in psutil.net_connections("tcp"):
-            if connection.status == psutil.CONN_LISTEN and connection.laddr.port in ports and connection.pid:
+            port = connection.laddr.port if connection.laddr else 0
+            if connection.status == psutil.CONN_LISTEN and port in ports and connection.pid:
                 process = psutil.Process(connection.pid)
                 parent = process.parent()
                 orphan = parent is None or parent.name() != "raylet"
