@@ -323,9 +323,7 @@ def test_a_client_that_leaves_a_stream_frees_its_slot(stack: Stack) -> None:
     leave_early(stack, stream=True)
 
 
-@pytest.mark.xfail(
-    reason="known defect, cause not found: a client that leaves a whole answer is not always noticed"
-)
+@pytest.mark.xfail(reason="known defect, cause not found: such a client is not always noticed")
 def test_a_client_that_leaves_before_a_whole_answer_frees_its_slot(stack: Stack) -> None:
     leave_early(stack, stream=False)
 
