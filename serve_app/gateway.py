@@ -255,7 +255,6 @@ class Gateway:
             self._active -= 1
             if running:
                 items.cancel()
-                self._router.cancel.remote(context.request_id)
 
     def _write_down(
         self, chat: ChatRequest, context: RequestContext, progress: Progress, error: ChatError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 
 from fastapi import WebSocket, WebSocketDisconnect
@@ -31,6 +32,8 @@ async def serve_socket(socket: WebSocket, keys: KeyRing, limits: Limits, open_st
             return
         while True:
             message = await socket.receive_text()
+            if _is_cancel(message):
+                continue  # It crossed with the end of the answer that it was meant for.
             await _answer(socket, message, limits, open_stream)
     except WebSocketDisconnect:
         return
@@ -83,11 +86,17 @@ async def _answer(socket: WebSocket, message: str, limits: Limits, open_stream: 
 
 
 async def _cancelled(socket: WebSocket) -> None:
-    """Returns when the client asks to stop; raises when it leaves."""
-    while True:
-        message = await socket.receive_json()
-        if isinstance(message, dict) and message.get("type") == "cancel":
-            return
+    """Returns when the client asks to stop; raises when it leaves. Anything else has to wait for its turn."""
+    while not _is_cancel(await socket.receive_text()):
+        await socket.send_json(invalid("One answer at a time: send this again after 'done', or cancel.").body())
+
+
+def _is_cancel(message: str) -> bool:
+    try:
+        data = json.loads(message)
+    except ValueError:
+        return False
+    return isinstance(data, dict) and data.get("type") == "cancel"
 
 
 async def _send_answer(socket: WebSocket, stream: AnswerStream) -> None:

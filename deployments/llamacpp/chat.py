@@ -26,11 +26,10 @@ from deployments.contract import (
     invalid,
     queue_full,
 )
-from deployments.llamacpp.engine import (
-    Engine,
+from deployments.llamacpp.engine import Engine, EngineOptions
+from deployments.llamacpp.generation import (
     EngineFailed,
     EngineFull,
-    EngineOptions,
     Finished,
     Generation,
     Piece,
@@ -71,7 +70,6 @@ class LlamaCppChat:
         self.weights = Weights(path, gpu_layers=options.gpu_layers)
         self.template = ChatTemplate(self.weights)
         self.engine = Engine(self.weights, options.engine)
-        self._answering: dict[str, list[_Answer]] = {}
         for name, adapter in options.adapters.items():
             self.engine.context.load_adapter(name, adapter)
 
@@ -84,9 +82,7 @@ class LlamaCppChat:
         prompt, thinking_open = await self._prompt(request)
         generation = self._generation(request, prompt, tenant, adapter)
         answers = [_Answer(self, request, builder, index, thinking_open) for index in range(request.n)]
-        self._answering[request_id] = answers
         async with AsyncExitStack() as opened:
-            opened.callback(self._answering.pop, request_id, None)
             try:
                 for answer in answers:
                     answer.submit(_for_choice(generation, answer.index))
@@ -169,11 +165,6 @@ class LlamaCppChat:
         closing = self.weights.tokenize(_THINKING_CUT, add_special=False, parse_special=True)
         end = self.weights.tokenize(CLOSE, add_special=False, parse_special=True)
         return ThinkingBudget(tokens, end[0] if len(end) == 1 else -1, tuple(closing))
-
-    async def cancel(self, request_id: str) -> None:
-        """Stop an answer whose reader is gone; its iteration ends with a `ChatError`."""
-        for answer in self._answering.get(request_id, ()):
-            answer.stream.cancel()
 
     def close(self) -> None:
         """Stop the engine and free the model."""

@@ -66,11 +66,6 @@ class LlamaCppVariant:
             async for chunks in steps:
                 yield chunks
 
-    async def cancel(self, request_id: str) -> None:
-        """Stop an answer whose reader is gone: said in so many words, because the cancellation of a stream
-        can get lost between processes."""
-        await self._chat.cancel(request_id)
-
     async def status(self) -> dict[str, Any]:
         """Live gauges: requests, tokens so far, resident memory (MiB)."""
         engine = self._chat.engine

@@ -14,24 +14,30 @@ import itertools
 import logging
 import threading
 import time
-from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from deployments.llamacpp.admission import FairQueue
 from deployments.llamacpp.context import Context, ContextOptions, Decoded, DecodeError, Span
-from deployments.llamacpp.prefix import Slot, Tokens, place, worth_waiting
-from deployments.llamacpp.sampling import Sampler, SamplingOptions, TokenLogprob, token_logprob
+from deployments.llamacpp.generation import (
+    EngineFailed,
+    EngineFull,
+    Event,
+    Finished,
+    FinishReason,
+    Generation,
+    Piece,
+    Running,
+    Stream,
+)
+from deployments.llamacpp.prefix import Slot, place, worth_waiting
+from deployments.llamacpp.sampling import Sampler, token_logprob
 from deployments.llamacpp.text import TextAssembler
 from deployments.llamacpp.weights import Weights
 
 logger = logging.getLogger("groupqwen.llamacpp")
-
-FinishReason = Literal["stop", "length"]
 
 WORTH_WAITING_TOKENS = 64
 """A request waits for a running one that is computing at least this many tokens of its prompt."""
@@ -56,66 +62,6 @@ class EngineOptions:
     threads: int = 1
 
 
-class EngineFull(Exception):
-    """The queue is at its limit. `retry_after`: seconds until a place is likely."""
-
-    def __init__(self, retry_after: float) -> None:
-        super().__init__("the queue is full")
-        self.retry_after = retry_after
-
-
-class EngineFailed(Exception):
-    """The engine could not compute this request, or its thread has died."""
-
-
-@dataclass(frozen=True)
-class Piece:
-    """What one step added to an answer. `text` may be empty (half a character, a held stop string)."""
-
-    text: str
-    logprob: TokenLogprob | None = None
-
-
-@dataclass(frozen=True)
-class Finished:
-    """The end of an answer. `prompt_reused`: prompt tokens that were in the KV cache already."""
-
-    reason: FinishReason
-    prompt_tokens: int
-    prompt_reused: int
-    completion_tokens: int
-
-
-Event = Piece | Finished | EngineFailed
-
-
-@dataclass(frozen=True)
-class ThinkingBudget:
-    """Ends a chain of thought that grows too long: once `tokens` were generated without the token `end`,
-    `closing` (token ids that hold `end`) is written instead of sampling (the way Qwen's model cards
-    describe)."""
-
-    tokens: int
-    end: int
-    closing: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Generation:
-    """One request to the engine."""
-
-    prompt: list[int]
-    max_tokens: int
-    sampling: SamplingOptions
-    stop: tuple[str, ...] = ()
-    logprobs: bool = False
-    top_logprobs: int = 0
-    adapter: str | None = None
-    tenant: str = ""
-    """Whose request this is, for fairness between tenants."""
-    thinking: ThinkingBudget | None = None
-
-
 @dataclass
 class EngineStats:
     """Counters since the start."""
@@ -126,80 +72,6 @@ class EngineStats:
     steps: int = 0
     cancelled: int = 0
     preempted: int = 0
-
-
-@dataclass(eq=False)
-class _Running:
-    """A request on its way through the engine; the thread owns all of it but `events`."""
-
-    generation: Generation
-    loop: asyncio.AbstractEventLoop
-    events: asyncio.Queue[Event]
-    buffer: Tokens
-    """Prompt and answer so far, in the first `length` places."""
-    length: int
-    sampler: Sampler | None = None
-    assembler: TextAssembler = field(default_factory=TextAssembler)
-    slot: Slot | None = None
-    n_cached: int = 0
-    n_reused: int = 0
-    completion: int = 0
-    cancelled: bool = False
-    admitted: int = 0
-    started: float = 0.0
-    forced: deque[int] = field(default_factory=deque)
-    thinking: bool = True
-
-    @property
-    def tokens(self) -> Tokens:
-        return self.buffer[: self.length]
-
-    @property
-    def reading(self) -> bool:
-        """Whether more than the newest token is still to be computed."""
-        return self.length - self.n_cached > 1 or self.completion == 0
-
-    def append(self, token: int) -> None:
-        self.buffer[self.length] = token
-        self.length += 1
-
-
-class Stream:
-    """One request's events. Each look yields what has happened since the last, the last one with
-    `Finished` at its end. Closing it early (a client that went away) frees the slot before the next
-    step. Raises `EngineFailed` where computing fails."""
-
-    def __init__(self, events: asyncio.Queue[Event], withdraw: Callable[[], None]) -> None:
-        self._events = events
-        self._withdraw = withdraw
-        self._over = False
-
-    def __aiter__(self) -> Stream:
-        return self
-
-    async def __anext__(self) -> list[Piece | Finished]:
-        if self._over:
-            raise StopAsyncIteration
-        news: list[Piece | Finished] = []
-        event: Event | None = await self._events.get()
-        while event is not None:
-            if isinstance(event, EngineFailed):
-                self._over = True
-                raise event
-            news.append(event)
-            self._over = isinstance(event, Finished)
-            event = None if self._events.empty() else self._events.get_nowait()
-        return news
-
-    def cancel(self) -> None:
-        """Ask the engine to stop: whoever iterates gets `EngineFailed`. Harmless when all is over."""
-        if not self._over:
-            self._withdraw()
-
-    async def aclose(self) -> None:
-        if not self._over:
-            self._over = True
-            self._withdraw()
 
 
 class Engine:
@@ -220,14 +92,14 @@ class Engine:
         )
         self.stats = EngineStats()
         self._slots = [Slot(i, np.empty(0, np.int32)) for i in range(n_slots)]
-        self._running: list[_Running] = []
-        self._waiting: FairQueue[_Running] = FairQueue()
-        self._inbox: list[_Running] = []
+        self._running: list[Running] = []
+        self._waiting: FairQueue[Running] = FairQueue()
+        self._inbox: list[Running] = []
         self._wake = threading.Condition()
         self._closing = False
         self._clock = itertools.count(1)
         self._seconds_per_request = 1.0
-        self._outbox: list[tuple[_Running, Event]] = []
+        self._outbox: list[tuple[Running, Event]] = []
         self._thread = threading.Thread(target=self._run, name="llamacpp-steps", daemon=True)
         self._thread.start()
 
@@ -239,7 +111,7 @@ class Engine:
         length = len(generation.prompt)
         buffer = np.empty(min(length + generation.max_tokens, self.options.context) + 1, np.int32)
         buffer[:length] = generation.prompt
-        running = _Running(
+        running = Running(
             generation,
             asyncio.get_running_loop(),
             asyncio.Queue(),
@@ -255,7 +127,7 @@ class Engine:
             self._wake.notify()
         return Stream(running.events, lambda: self._withdraw(running))
 
-    def _withdraw(self, running: _Running) -> None:
+    def _withdraw(self, running: Running) -> None:
         with self._wake:
             running.cancelled = True
             self._wake.notify()
@@ -332,11 +204,9 @@ class Engine:
                     self._waiting.push(running.generation.tenant, running)
                 for running in [r for r in self._waiting if r.cancelled]:
                     self._waiting.remove(running)
-                    self._emit(running, EngineFailed("the request was cancelled"))
                     self._release(running)
                     self.stats.cancelled += 1
             for running in [r for r in self._running if r.cancelled]:
-                self._emit(running, EngineFailed("the request was cancelled"))
                 self._leave(running)
                 self.stats.cancelled += 1
             self._admit()
@@ -363,7 +233,7 @@ class Engine:
                 continue
             self._start(running, placement.slot, placement.source, placement.reused)
 
-    def _fits(self, running: _Running, reused: int) -> bool:
+    def _fits(self, running: Running, reused: int) -> bool:
         """Whether the KV pool likely holds one more: a guess (shared cells are counted once), because a
         wrong one costs a preemption, not an answer."""
         if not self._running:
@@ -373,12 +243,12 @@ class Engine:
         headroom = self.options.parallel
         return own + max(shared for _, shared in lengths) + headroom <= self.context.n_ctx
 
-    def _make_sampler(self, running: _Running) -> Sampler:
+    def _make_sampler(self, running: Running) -> Sampler:
         sampler = Sampler(self.weights, running.generation.sampling)
         sampler.accept_prompt(running.generation.prompt)
         return sampler
 
-    def _start(self, running: _Running, slot: Slot, source: Slot, reused: int) -> None:
+    def _start(self, running: Running, slot: Slot, source: Slot, reused: int) -> None:
         if source is not slot:
             self.context.forget(slot.id)
             if reused:
@@ -421,14 +291,14 @@ class Engine:
             if span.wants_logits:
                 self._sample(running, row)
 
-    def _compose(self, group: list[_Running]) -> tuple[list[Span], list[_Running]]:
+    def _compose(self, group: list[Running]) -> tuple[list[Span], list[Running]]:
         answering = [r for r in group if not r.reading]
         reading = sorted((r for r in group if r.reading), key=lambda r: r.admitted)
         room = self.options.n_batch - len(answering)
         if answering:
             room = min(room, self.options.prefill_chunk)
         spans: list[Span] = []
-        fed: list[_Running] = []
+        fed: list[Running] = []
         for running in [*answering, *reading]:
             take = running.length - running.n_cached
             if running.reading:
@@ -449,7 +319,7 @@ class Engine:
             fed.append(running)
         return spans, fed
 
-    def _make_room(self, group: list[_Running]) -> bool:
+    def _make_room(self, group: list[Running]) -> bool:
         """Free KV cells: first the oldest idle prefix, then the youngest running request, which goes back
         to the head of the queue. False if the one request left fills the pool by itself: it ends."""
         idle = [slot for slot in self._slots if not slot.busy and len(slot.tokens)]
@@ -469,7 +339,7 @@ class Engine:
         self._waiting.push_front(youngest.generation.tenant, youngest)
         return True
 
-    def _sample(self, running: _Running, row: int) -> None:
+    def _sample(self, running: Running, row: int) -> None:
         generation = running.generation
         if running.completion == 0:
             self.stats.prompt_tokens += len(generation.prompt)
@@ -494,7 +364,7 @@ class Engine:
         elif running.completion >= generation.max_tokens or running.length >= self.options.context:
             self._finish(running, "length")
 
-    def _next_token(self, running: _Running, logits: npt.NDArray[np.float32]) -> int:
+    def _next_token(self, running: Running, logits: npt.NDArray[np.float32]) -> int:
         assert running.sampler is not None
         budget = running.generation.thinking
         if budget and running.thinking and running.completion == budget.tokens:
@@ -504,7 +374,7 @@ class Engine:
             running.thinking = False
         return token
 
-    def _finish(self, running: _Running, reason: FinishReason) -> None:
+    def _finish(self, running: Running, reason: FinishReason) -> None:
         rest = running.assembler.finish()
         if rest:
             self._emit(running, Piece(rest))
@@ -516,12 +386,12 @@ class Engine:
         self._seconds_per_request += 0.2 * (took - self._seconds_per_request)
         self._leave(running)
 
-    def _leave(self, running: _Running) -> None:
+    def _leave(self, running: Running) -> None:
         """Take a request out of the batch; its cells stay as a reusable prefix."""
         self._vacate(running, keep=True)
         self._release(running)
 
-    def _vacate(self, running: _Running, *, keep: bool) -> None:
+    def _vacate(self, running: Running, *, keep: bool) -> None:
         slot = running.slot
         assert slot is not None
         slot.busy = False
@@ -532,7 +402,7 @@ class Engine:
         self._running.remove(running)
 
     @staticmethod
-    def _release(running: _Running) -> None:
+    def _release(running: Running) -> None:
         if running.sampler is not None:
             running.sampler.close()
             running.sampler = None
@@ -547,13 +417,13 @@ class Engine:
 
     # -- events ------------------------------------------------------------------------------------
 
-    def _emit(self, running: _Running, event: Event) -> None:
+    def _emit(self, running: Running, event: Event) -> None:
         self._outbox.append((running, event))
 
     def _deliver(self) -> None:
         """Hand this step's events to their event loops: one wake-up a loop and step."""
         outbox, self._outbox = self._outbox, []
-        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Running, Event]]] = {}
+        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Running, Event]]] = {}
         for running, event in outbox:
             by_loop.setdefault(running.loop, []).append((running, event))
         for loop, events in by_loop.items():
@@ -563,6 +433,6 @@ class Engine:
                 logger.debug("dropped %d events of a closed loop", len(events))
 
 
-def _put_all(events: list[tuple[_Running, Event]]) -> None:
+def _put_all(events: list[tuple[Running, Event]]) -> None:
     for running, event in events:
         running.events.put_nowait(event)

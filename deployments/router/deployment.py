@@ -57,7 +57,6 @@ class Router:
         self._streams = {name: handle.options(stream=True) for name, handle in variants.items()}
         self._journal = Journal(home().journal)
         self._pending: set[asyncio.Task[None]] = set()
-        self._answering: dict[str, QueryRecord] = {}
         self._decisions = Counter(
             "groupqwen_route_decisions", "Decisions by variant and task.", ("variant", "task")
         )
@@ -81,7 +80,6 @@ class Router:
         resolve_model(request.model, self._profile, self._rules.routing)
         record = QueryRecord.begin(request, context)
         progress = Progress(context.received)
-        self._answering[context.request_id] = record
         try:
             # Inner generators are closed with the outer, not when they are collected: a client that left must
             # free its slot at once.
@@ -100,14 +98,7 @@ class Router:
             record.fail(500, repr(error))
             raise
         finally:
-            self._answering.pop(context.request_id, None)
             self._write_down(record, progress)
-
-    async def cancel(self, request_id: str) -> None:
-        """Stop an answer whose reader is gone (see the variants' `cancel`)."""
-        record = self._answering.get(request_id)
-        if record is not None and record.variant in self._status:
-            self._status[record.variant].cancel.remote(request_id)
 
     async def _answer(
         self, request: ChatRequest, context: RequestContext, record: QueryRecord
@@ -169,7 +160,6 @@ class Router:
         finally:
             if not finished:
                 stream.cancel()
-                self._status[variant].cancel.remote(context.request_id)
 
     async def _look_up(self, request: ChatRequest, context: RequestContext) -> Lookup:
         """Ask the cache; a cache that is gone is a miss."""

@@ -15,10 +15,9 @@ import pytest
 from deployments.chunks import fold
 from deployments.contract import ChatError, ChatRequest, RawPromptRequest
 from deployments.llamacpp.chat import ChatOptions, LlamaCppChat
-from deployments.llamacpp.engine import (
-    Engine,
+from deployments.llamacpp.engine import Engine, EngineOptions
+from deployments.llamacpp.generation import (
     EngineFull,
-    EngineOptions,
     Finished,
     Generation,
     Piece,
@@ -317,18 +316,25 @@ async def test_an_adapter_changes_the_answer_and_leaves_others_alone(
     tokens = prompt(chat, "Name three colours.")
     try:
 
-        def run(adapter: str | None) -> Any:
-            return collect(chat.engine.submit(Generation(tokens, 16, GREEDY, adapter=adapter)))
+        async def first_token(adapter: str | None) -> dict[int, float]:
+            """The 20 likeliest first tokens, with their log probabilities."""
+            wanted = Generation(tokens, 8, GREEDY, adapter=adapter, logprobs=True, top_logprobs=20)
+            pieces = [event async for news in chat.engine.submit(wanted) for event in news]
+            return dict(next(event for event in pieces if isinstance(event, Piece) and event.logprob).logprob.top)
 
-        # Twice each: from the second on the prompt is cached, so that the same batches are computed below.
-        plain, adapted = [[(await run(adapter))[0] for _ in range(2)][1] for adapter in (None, "noise")]
-        mixed = await asyncio.gather(run(None), run("noise"), run(None))
-        assert adapted != plain
-        # Random numbers make a chaotic adapter: its text depends on the last bit, the base's does not.
-        assert [text for text, _ in mixed][::2] == [plain, plain]
-        assert mixed[1][0] != plain
+        plain, adapted = await first_token(None), await first_token("noise")
+        mixed = await asyncio.gather(first_token(None), first_token("noise"), first_token(None))
+        # Not equal to the last bit: where a sequence's cells lie in the KV pool changes the order of the sums.
+        strayed = [distance(*pair) for pair in zip((plain, adapted, plain), mixed, strict=True)]
+        assert max(strayed) < distance(plain, adapted) / 3
     finally:
         chat.close()
+
+
+def distance(a: dict[int, float], b: dict[int, float]) -> float:
+    """Mean difference of two tokens' log probabilities; a token outside the likeliest counts as just below."""
+    floor = min(*a.values(), *b.values())
+    return float(np.mean([abs(a.get(token, floor) - b.get(token, floor)) for token in {*a, *b}]))
 
 
 def random_adapter(base: Path, path: Path) -> Path:
@@ -344,8 +350,8 @@ def random_adapter(base: Path, path: Path) -> Path:
     for tensor in reader.tensors:
         if tensor.name.endswith("attn_q.weight"):
             n_in, n_out = int(tensor.shape[0]), int(tensor.shape[1])
-            writer.add_tensor(f"{tensor.name}.lora_a", rng.normal(0, 0.3, (8, n_in)).astype(np.float32))
-            writer.add_tensor(f"{tensor.name}.lora_b", rng.normal(0, 0.3, (n_out, 8)).astype(np.float32))
+            writer.add_tensor(f"{tensor.name}.lora_a", rng.normal(0, 0.12, (8, n_in)).astype(np.float32))
+            writer.add_tensor(f"{tensor.name}.lora_b", rng.normal(0, 0.12, (n_out, 8)).astype(np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
