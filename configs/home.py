@@ -55,7 +55,9 @@ class Home:
         """Create the folders."""
         for folder in (self.root, self.models, self.run, self.logs, self.redis, self.postgres, self.journal):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.root.chmod(0o700)
+        # Not readable for others; but where it has become passable, it stays so: as root, the database's own user
+        # has to get to its data.
+        self.root.chmod(0o700 | self.root.stat().st_mode & 0o011)
 
     def model_file(self, name: str, source: Source) -> Path:
         """Where a downloaded file of variant or embedder `name` lies; a cut one lies joined."""

@@ -53,7 +53,7 @@ def build(args: dict[str, Any]) -> Application:
     cache = bind(SemanticCache, ruled, *cache_arguments(profile, catalog, here))
     classifier = bind(Classifier, ruled)
     ledger = bind(Ledger, light, required("GROUPQWEN_DATABASE_URL"), str(here.journal))
-    router = bind(Router, ruled, profile, catalog, cache, classifier, variants)
+    router = bind(Router, ruled, profile, catalog, required("GROUPQWEN_REDIS_URL"), cache, classifier, variants)
     # Room for health checks while all places are taken.
     ingress = {**light, "max_ongoing_requests": busy + 64}
     return bind(Gateway, ingress, profile, catalog, router, cache, ledger)

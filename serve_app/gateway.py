@@ -95,6 +95,7 @@ class Gateway:
         self._profile, self._catalog = profile, catalog
         self._limits = profile.limits
         self._router, self._cache, self._ledger = router, cache, ledger
+        # A handle to a method is made once: making one costs as much as using it.
         self._chat = router.options(stream=True).chat
         self._active = 0
         self._journal: Journal | None = None
@@ -333,7 +334,11 @@ class Gateway:
     @api.get("/v1/cache/stats")
     async def cache_stats(self) -> CacheStats:
         """Outcomes, hit rate and entries of the cache."""
-        return CacheStats.model_validate(await self._ask(self._cache.stats.remote(), "cache"))
+        outcomes, entries = await asyncio.gather(
+            self._ask(self._router.cache_outcomes.remote(), "router"),
+            self._ask(self._cache.stats.remote(), "cache"),
+        )
+        return CacheStats.model_validate({**outcomes, **entries})
 
     @api.post("/v1/cache/clear")
     async def cache_clear(self) -> Cleared:

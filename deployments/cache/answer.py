@@ -60,7 +60,9 @@ class Lookup:
     fingerprint: str | None = None
     query: str | None = None
     embedding: bytes | None = None
-    """float32, little-endian; None where the request is not for semantic lookup."""
+    """float32, little-endian; None where the request is not for semantic lookup, or was not embedded yet."""
+    similar_may_serve: bool = False
+    """Whether a similar question's answer is still to be looked for."""
 
     @property
     def storable(self) -> bool:

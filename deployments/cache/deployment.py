@@ -1,11 +1,12 @@
-"""The SemanticCache as a Serve deployment; it also holds the group's one embedder."""
+"""The SemanticCache as a Serve deployment: similar questions, and what is kept. It also holds the group's
+one embedder. (The Router makes the exact lookup itself, see `exact`.)"""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,86 +14,56 @@ from redis.exceptions import RedisError
 
 from configs.routing import CacheRules, Routing
 from deployments.cache.answer import CachedAnswer, Lookup
-from deployments.cache.canonical import CacheKeys, cache_keys
+from deployments.cache.patience import Patience
 from deployments.cache.store import CacheStore, as_bytes, connect
-from deployments.contract import ChatRequest, RequestContext
 from deployments.embedding.embedder import Embedder
 from deployments.serving import deployment
-
-logger = logging.getLogger("ray.serve")
-
-COOL_DOWN_SECONDS = 1.0
-"""After a failure of Redis, lookups are misses for this long, so that nobody waits for a dead one."""
 
 
 @deployment
 class SemanticCache:
-    """Exact, then similar. Whatever goes wrong is a miss."""
+    """Finds similar questions and keeps answers. Whatever goes wrong is a miss."""
 
     def __init__(self, redis_url: str, model: str, tokenizer: str, max_tokens: int) -> None:
         self._embedder = Embedder(Path(model), Path(tokenizer), max_tokens=max_tokens)
         self._store = CacheStore(connect(redis_url), self._embedder.dimensions)
         self._rules: CacheRules
-        self._outcomes: Counter[str] = Counter()
-        self._tokens_saved = 0
-        self._error: str | None = None
-        self._blocked_until = 0.0
+        self._patience = Patience()
 
     def reconfigure(self, config: Mapping[str, Any]) -> None:
         """Rules from `user_config`: at the start, and anew without a restart."""
         self._rules = Routing.model_validate(config["routing"]).cache
 
-    async def look_up(self, request: ChatRequest, context: RequestContext) -> Lookup:
-        """Is there an answer already? Never raises, never takes longer than its budget."""
-        keys = cache_keys(request, context, self._rules)
-        if keys is None:
-            return self._counted(Lookup("bypass"))
-        if asyncio.get_running_loop().time() < self._blocked_until:
-            return self._counted(Lookup("miss", exact_key=keys.exact))
-        try:
-            found = await asyncio.wait_for(
-                self._find(keys, self._rules, refresh=context.cache == "refresh"),
-                self._rules.budget_ms / 1e3,
-            )
-            self._error = None
-        except (RedisError, OSError, TimeoutError) as error:
-            self._failed(error)
-            found = Lookup("miss", exact_key=keys.exact)
-        return self._counted(found)
-
-    async def _find(self, keys: CacheKeys, rules: CacheRules, *, refresh: bool) -> Lookup:
-        answer = None if refresh else await self._store.get(keys.exact)
-        if answer is not None:
-            return Lookup("exact", answer, 0.0)
-        if keys.fingerprint is None:
-            return Lookup("miss", exact_key=keys.exact)
-        embedding = as_bytes(self._embedder.embed([keys.query])[0])
-        nearest = None if refresh else await self._store.nearest(keys.fingerprint, embedding)
-        if nearest is not None and nearest[1] <= rules.distance:
-            return Lookup("semantic", nearest[0], nearest[1])
-        return Lookup(
-            "miss",
-            distance=nearest[1] if nearest else None,
-            exact_key=keys.exact,
-            fingerprint=keys.fingerprint,
-            query=keys.query,
-            embedding=embedding,
+    async def find_similar(self, missed: Lookup) -> Lookup:
+        """Has a similar question been answered? Takes an exact lookup's miss that asks for this. Never raises;
+        Redis never takes longer than its budget."""
+        assert missed.fingerprint is not None and missed.query is not None
+        embedding = as_bytes(self._embedder.embed([missed.query])[0])
+        nearest = await self._patience.ask(
+            partial(self._store.nearest, missed.fingerprint, embedding), self._rules.budget_ms
         )
+        if nearest is not None and nearest[1] <= self._rules.distance:
+            return Lookup("semantic", nearest[0], nearest[1])
+        distance = nearest[1] if nearest else None
+        return replace(missed, distance=distance, embedding=embedding, similar_may_serve=False)
 
-    async def store(self, answer: CachedAnswer, lookup: Lookup) -> None:
+    async def store(self, answer: CachedAnswer, missed: Lookup) -> None:
         """Keep the answer that a miss led to."""
-        if lookup.exact_key is None:
+        if missed.exact_key is None:
             return
+        embedding = missed.embedding
+        if embedding is None and missed.fingerprint is not None and missed.query is not None:
+            embedding = as_bytes(self._embedder.embed([missed.query])[0])
         try:
             await self._store.put(
-                lookup.exact_key,
+                missed.exact_key,
                 answer,
                 self._rules.ttl_seconds,
-                fingerprint=lookup.fingerprint,
-                embedding=lookup.embedding,
+                fingerprint=missed.fingerprint,
+                embedding=embedding,
             )
         except (RedisError, OSError, TimeoutError) as error:
-            self._failed(error)
+            self._patience.failed(error)
 
     async def embed(self, texts: list[str]) -> tuple[list[list[float]], int]:
         """Embeddings for `/v1/embeddings`, and the tokens read; in a thread, so that lookups go on."""
@@ -101,18 +72,13 @@ class SemanticCache:
         return vectors.tolist(), tokens
 
     async def stats(self) -> dict[str, Any]:
-        """Outcomes since the start, entries now, and what hits have saved."""
-        asked = sum(self._outcomes[kind] for kind in ("exact", "semantic", "miss"))
-        hits = self._outcomes["exact"] + self._outcomes["semantic"]
+        """Entries now, and the rules in force."""
         entries: dict[str, int] | None
         try:
             entries = await self._store.counts()
         except (RedisError, OSError, TimeoutError):
             entries = None
         return {
-            "outcomes": {kind: self._outcomes[kind] for kind in ("exact", "semantic", "miss", "bypass")},
-            "hit_rate": hits / asked if asked else None,
-            "completion_tokens_saved": self._tokens_saved,
             "entries": entries,
             "distance_threshold": self._rules.distance,
             "ttl_seconds": self._rules.ttl_seconds,
@@ -129,15 +95,3 @@ class SemanticCache:
             return {"ok": True, "error": None}
         except (RedisError, OSError, TimeoutError) as error:
             return {"ok": False, "error": f"{type(error).__name__}: {error}"}
-
-    def _counted(self, lookup: Lookup) -> Lookup:
-        self._outcomes[lookup.outcome] += 1
-        if lookup.answer is not None:
-            self._tokens_saved += lookup.answer.completion_tokens
-        return lookup
-
-    def _failed(self, error: Exception) -> None:
-        if self._error is None:
-            logger.warning("Redis is away (%s); lookups are misses", error)
-        self._error = f"{type(error).__name__}: {error}"
-        self._blocked_until = asyncio.get_running_loop().time() + COOL_DOWN_SECONDS

@@ -32,6 +32,12 @@ def connect(url: str) -> Redis:
     )
 
 
+async def get_exact(redis: Redis, key: str) -> CachedAnswer | None:
+    """The answer to exactly this request. Raises `RedisError`."""
+    value = await redis.get(EXACT + key)
+    return _load(value) if value else None
+
+
 class CacheStore:
     """Entries of one Redis. Methods raise `RedisError` where it is away."""
 
@@ -57,11 +63,6 @@ class CacheStore:
             redis_client=redis,
         )
         self._indexed = False
-
-    async def get(self, key: str) -> CachedAnswer | None:
-        """The answer to exactly this request."""
-        value = await self._redis.get(EXACT + key)
-        return _load(value) if value else None
 
     async def nearest(self, fingerprint: str, embedding: bytes) -> tuple[CachedAnswer, float] | None:
         """The most similar entry with this fingerprint, and its cosine distance (0 to 2)."""

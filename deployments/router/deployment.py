@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
@@ -20,6 +21,8 @@ from configs.home import home
 from configs.profile import Profile
 from configs.routing import Routing
 from deployments.cache.answer import CachedAnswer, Lookup
+from deployments.cache.exact import ExactCache
+from deployments.cache.store import connect
 from deployments.chunks import fold
 from deployments.classifier.rules import Classification, classify
 from deployments.contract import ChatError, ChatRequest, RequestContext, engine_gone, queue_full
@@ -45,16 +48,21 @@ class Router:
         self,
         profile: Profile,
         catalog: Catalog,
+        redis_url: str,
         cache: DeploymentHandle,
         classifier: DeploymentHandle,
         variants: Mapping[str, DeploymentHandle],
     ) -> None:
         self._profile, self._catalog = profile, catalog
         self._rules: Rules
-        self._cache = cache
-        self._classifier = classifier
-        self._status = dict(variants)
-        self._streams = {name: handle.options(stream=True) for name, handle in variants.items()}
+        # Handles to methods are made once: making one costs as much as using it.
+        self._find_similar, self._store = cache.find_similar, cache.store
+        self._classify = classifier.classify
+        self._statuses = {name: handle.status for name, handle in variants.items()}
+        self._chats = {name: handle.options(stream=True).chat for name, handle in variants.items()}
+        self._exact = ExactCache(connect(redis_url))
+        self._outcomes: collections.Counter[str] = collections.Counter()
+        self._tokens_saved = 0
         self._journal = Journal(home().journal)
         self._pending: set[asyncio.Task[None]] = set()
         self._decisions = Counter(
@@ -103,44 +111,75 @@ class Router:
     async def _answer(
         self, request: ChatRequest, context: RequestContext, record: QueryRecord
     ) -> AsyncGenerator[list[Item], None]:
-        # Both at once: the rules need no embedding. A hit does not wait for the classification.
-        classifying = self._classifier.classify.remote(request)
-        lookup = await self._look_up(request, context)
-        self._lookups.inc(tags={"outcome": lookup.outcome})
-        if lookup.answer is not None:
-            classifying.cancel()
-            decision = _from_cache(request, context, lookup)
-            record.route(decision, lookup.outcome, lookup.distance)
-            routed = Routed(decision, lookup.outcome, lookup.distance)
-            yield [routed, *lookup.answer.chunks(context.request_id)]
-            return
-        decision = self._rules.decide(request, context, await self._classification(classifying, request))
+        lookup = await self._exact.look_up(request, context, self._rules.routing.cache)
+        if lookup.answer is None:
+            found = await self._classification(request)
+            decision = self._rules.decide(request, context, found)
+            async with aclosing(self._generate(decision.variant, request, context)) as steps:
+                # The variant starts while the cache looks for a similar question: a miss waits for the longer of
+                # the two, not for their sum, and a hit wastes a few milliseconds of the variant's time.
+                first = asyncio.ensure_future(anext(steps))
+                try:
+                    lookup = await self._similar(lookup)
+                    if lookup.answer is None:
+                        self._decided(record, decision, lookup)
+                        yield [Routed(decision, lookup.outcome, lookup.distance), *await first]
+                        async for items in self._rest(steps, lookup, list(first.result())):
+                            yield items
+                        return
+                finally:
+                    first.cancel()
+                    await asyncio.gather(first, return_exceptions=True)
+        decision = _from_cache(request, context, lookup)
+        self._seen(lookup)
         record.route(decision, lookup.outcome, lookup.distance)
-        self._decisions.inc(tags={"variant": decision.variant, "task": decision.task})
-        yield [Routed(decision, lookup.outcome, lookup.distance)]
-        kept: list[ChatCompletionChunk] | None = [] if lookup.storable else None
-        async with aclosing(self._generate(decision.variant, request, context)) as steps:
-            async for chunks in steps:
-                if kept is not None:
-                    kept += chunks
-                yield list(chunks)
-        if kept:
-            self._store(kept, lookup)
+        assert lookup.answer is not None
+        yield [
+            Routed(decision, lookup.outcome, lookup.distance),
+            *lookup.answer.chunks(context.request_id),
+        ]
 
-    async def _classification(self, response: Any, request: ChatRequest) -> Classification:
-        """The Classifier's word, or our own by the same rules where it is away."""
-        try:
-            found: Classification = await response
-            return found
-        except (RayActorError, RayTaskError, RayServeException):
-            logger.warning("the Classifier did not answer; the rules are applied here")
-            return classify(request.messages, self._rules.routing)
+    def _decided(self, record: QueryRecord, decision: RouteDecision, lookup: Lookup) -> None:
+        record.route(decision, lookup.outcome, lookup.distance)
+        self._seen(lookup)
+        self._decisions.inc(tags={"variant": decision.variant, "task": decision.task or ""})
+
+    def _seen(self, lookup: Lookup) -> None:
+        self._lookups.inc(tags={"outcome": lookup.outcome})
+        self._outcomes[lookup.outcome] += 1
+        if lookup.answer is not None:
+            self._tokens_saved += lookup.answer.completion_tokens
+
+    async def _rest(
+        self,
+        steps: AsyncGenerator[list[ChatCompletionChunk], None],
+        lookup: Lookup,
+        kept: list[ChatCompletionChunk],
+    ) -> AsyncGenerator[list[Item], None]:
+        """Pass the variant's chunks on, and keep the whole answer where it may be asked for again."""
+        async for chunks in steps:
+            if lookup.storable:
+                kept += chunks
+            yield list(chunks)
+        if lookup.storable:
+            self._keep(kept, lookup)
+
+    async def _classification(self, request: ChatRequest) -> Classification:
+        """The Classifier's word where the decision hangs on it; our own by the same rules where a variant was
+        named, or where the Classifier is away."""
+        if resolve_model(request.model, self._profile, self._rules.routing).kind != "variant":
+            try:
+                found: Classification = await self._classify.remote(request)
+                return found
+            except (RayActorError, RayTaskError, RayServeException):
+                logger.warning("the Classifier did not answer; the rules are applied here")
+        return classify(request.messages, self._rules.routing)
 
     async def _generate(
         self, variant: str, request: ChatRequest, context: RequestContext
     ) -> AsyncGenerator[list[ChatCompletionChunk], None]:
         """The variant's chunks, its failures in the contract's terms; closing it cancels the variant."""
-        stream = self._streams[variant].chat.remote(request, context)
+        stream = self._chats[variant].remote(request, context)
         finished = False
         try:
             async for chunks in stream:
@@ -161,16 +200,19 @@ class Router:
             if not finished:
                 stream.cancel()
 
-    async def _look_up(self, request: ChatRequest, context: RequestContext) -> Lookup:
-        """Ask the cache; a cache that is gone is a miss."""
+    async def _similar(self, lookup: Lookup) -> Lookup:
+        """The second half of a lookup, for requests that a similar question's answer may serve. A cache that is
+        gone is a miss."""
+        if not lookup.similar_may_serve:
+            return lookup
         try:
-            found: Lookup = await self._cache.look_up.remote(request, context)
+            found: Lookup = await self._find_similar.remote(lookup)
             return found
         except (RayActorError, RayTaskError, RayServeException):
-            logger.warning("the cache did not answer; request %s goes on without it", context.request_id)
-            return Lookup("miss")
+            logger.warning("the cache did not answer; the request goes on without it")
+            return lookup
 
-    def _store(self, chunks: list[ChatCompletionChunk], lookup: Lookup) -> None:
+    def _keep(self, chunks: list[ChatCompletionChunk], lookup: Lookup) -> None:
         answer = fold(chunks)
         if any(choice.finish_reason != "stop" for choice in answer.choices):
             return
@@ -182,7 +224,7 @@ class Router:
 
     async def _store_now(self, answer: CachedAnswer, lookup: Lookup) -> None:
         try:
-            await self._cache.store.remote(answer, lookup)
+            await self._store.remote(answer, lookup)
         except (RayActorError, RayTaskError, RayServeException):
             logger.warning("the cache did not take an answer")
 
@@ -199,15 +241,25 @@ class Router:
                 self._ttft.observe(record.ttft_ms / 1e3, tags)
             self._latency.observe(record.latency_ms / 1e3, tags)
 
+    async def cache_outcomes(self) -> dict[str, Any]:
+        """How lookups have ended since the start, and what the hits among them have saved."""
+        asked = sum(self._outcomes[kind] for kind in ("exact", "semantic", "miss"))
+        hits = self._outcomes["exact"] + self._outcomes["semantic"]
+        return {
+            "outcomes": {kind: self._outcomes[kind] for kind in ("exact", "semantic", "miss", "bypass")},
+            "hit_rate": hits / asked if asked else None,
+            "completion_tokens_saved": self._tokens_saved,
+        }
+
     async def models(self) -> list[dict[str, Any]]:
         """What each variant is and does, for `/v1/models`."""
-        names = list(self._status)
+        names = list(self._statuses)
         live = await asyncio.gather(*(self._status_of(name) for name in names))
         return [self._model(name, status) for name, status in zip(names, live, strict=True)]
 
     async def _status_of(self, name: str) -> dict[str, Any]:
         try:
-            status: dict[str, Any] = await asyncio.wait_for(self._status[name].status.remote(), STATUS_SECONDS)
+            status: dict[str, Any] = await asyncio.wait_for(self._statuses[name].remote(), STATUS_SECONDS)
             return status
         except (TimeoutError, RayActorError, RayTaskError, RayServeException):
             return {"state": "unavailable"}

@@ -146,7 +146,11 @@ def _fetch(settings: Settings, console: Console) -> None:
 
 def _start_services(settings: Settings, credentials: Credentials, supervisor: Supervisor) -> None:
     home = settings.home
-    if not supervisor.running:
+    if settings.database_url is None:
+        postgres.prepare(home, credentials.postgres_password)
+    if supervisor.running:
+        supervisor.revive()
+    else:
         programs: list[Program] = []
         if settings.redis_url is None:
             binary = redis.find(home)
@@ -154,7 +158,6 @@ def _start_services(settings: Settings, credentials: Credentials, supervisor: Su
             config = redis.write_config(home, binary, credentials.redis_password)
             programs.append(Program("redis", [str(binary.server), str(config)], priority=10))
         if settings.database_url is None:
-            postgres.prepare(home, credentials.postgres_password)
             programs.append(Program("postgres", postgres.command(home), 10, user=postgres.system_user()))
         programs.append(ray_program(settings))
         supervisor.start(programs, credentials)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from xmlrpc.client import Fault, ServerProxy
 
 from supervisor.xmlrpc import SupervisorTransport
@@ -51,6 +53,15 @@ class Supervisor:
         environment = {**os.environ, **self._settings.environment(credentials)}
         command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(self._config)]
         subprocess.run(command, env=environment, cwd="/", check=True, capture_output=True, text=True)
+
+    def revive(self) -> None:
+        """Start what has been given up, or is waited with after failures; leaves running programs alone."""
+        programs: Any = self._rpc().supervisor.getAllProcessInfo()
+        for program in programs:
+            if program["statename"] in ("BACKOFF", "EXITED", "FATAL"):
+                # One that is being started at this moment needs no help.
+                with suppress(Fault):
+                    self._rpc().supervisor.startProcess(program["name"], False)
 
     def shut_down(self) -> None:
         """Stop every program and supervisord itself; returns at once."""

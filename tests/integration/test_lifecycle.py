@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import stat
@@ -73,6 +74,18 @@ def test_the_key_is_kept_hashed_only(stack: Stack) -> None:
         check=False,
     )
     assert found.stdout.split() == [str(stack.settings.home.credentials)]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's PostgreSQL runs as a user of its own")
+def test_up_opens_the_way_to_the_data_again(stack: Stack) -> None:
+    stack.settings.home.root.chmod(0o700)
+    for server in stack.processes("postgres -D"):
+        server.kill()
+    wait_for(
+        lambda: "Permission denied" in (stack.settings.home.logs / "postgres.log").read_text(), 60, "still open"
+    )
+    assert stack.up().returncode == 0
+    stack.wait_until_well()
 
 
 def test_up_twice_at_once_changes_nothing(stack: Stack) -> None:

@@ -1,0 +1,44 @@
+"""How long anyone waits for Redis: a lookup is worth milliseconds, not a reconnection."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from redis.exceptions import RedisError
+
+COOL_DOWN_SECONDS = 1.0
+"""After a failure of Redis, lookups are misses for this long, so that nobody waits for a dead one."""
+
+T = TypeVar("T")
+
+logger = logging.getLogger("ray.serve")
+
+
+class Patience:
+    """Asks Redis, but never for longer than a budget, and after a failure not at all for a while."""
+
+    def __init__(self) -> None:
+        self.error: str | None = None
+        self._blocked_until = 0.0
+
+    async def ask(self, question: Callable[[], Awaitable[T]], budget_ms: float) -> T | None:
+        """What Redis says in time, else None."""
+        if asyncio.get_running_loop().time() < self._blocked_until:
+            return None
+        try:
+            found = await asyncio.wait_for(question(), budget_ms / 1e3)
+        except (RedisError, OSError, TimeoutError) as error:
+            self.failed(error)
+            return None
+        self.error = None
+        return found
+
+    def failed(self, error: Exception) -> None:
+        """Note a failure, and say so once."""
+        if self.error is None:
+            logger.warning("Redis is away (%s); lookups are misses", error)
+        self.error = f"{type(error).__name__}: {error}"
+        self._blocked_until = asyncio.get_running_loop().time() + COOL_DOWN_SECONDS
