@@ -120,6 +120,7 @@ class Router:
                 # the two, not for their sum, and a hit wastes a few milliseconds of the variant's time.
                 first = asyncio.ensure_future(anext(steps))
                 try:
+                    await asyncio.sleep(0)  # The variant's request goes out before the cache's.
                     lookup = await self._similar(lookup)
                     if lookup.answer is None:
                         self._decided(record, decision, lookup)
