@@ -90,7 +90,13 @@ class Stack:
     def run_cli(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "groupqwen.cli", *arguments],
-            env={**os.environ, "GROUPQWEN_HOME": str(self.settings.home.root), **environment},
+            # The path is for coverage's plugin, tests/coverage_saver.py.
+            env={
+                **os.environ,
+                "PYTHONPATH": str(ROOT),
+                "GROUPQWEN_HOME": str(self.settings.home.root),
+                **environment,
+            },
             cwd=ROOT,
             capture_output=True,
             text=True,
