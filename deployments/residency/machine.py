@@ -1,0 +1,308 @@
+"""The residency of variants in one node's memory, as a state machine. Pure: it decides, others load.
+
+It hands out one swap at a time (who drains, then who loads), so that the declared footprints of what is
+loading, awake or draining never exceed the budget at any instant. Time is passed in, in seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+HALF_LIFE_SECONDS = 300.0
+"""After this long a use counts half: the memory of what was asked for how often."""
+
+
+class State(StrEnum):
+    """ABSENT: nothing of it is in memory. ASLEEP: what brings it back faster is (vLLM's sleep). DRAINING: it
+    finishes what it is answering and takes nothing new."""
+
+    ABSENT = "absent"
+    LOADING = "loading"
+    AWAKE = "awake"
+    DRAINING = "draining"
+    ASLEEP = "asleep"
+
+
+HOLDING = frozenset({State.LOADING, State.AWAKE, State.DRAINING})
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What a variant takes and costs: MiB while awake and while asleep (in the memory that the budget is
+    about), seconds to bring it back. `pinned`: never asked to go. `idle_ttl`: goes after this long without
+    use (seconds), even if nobody needs the room."""
+
+    awake_mb: int
+    asleep_mb: int = 0
+    load_seconds: float = 1.0
+    pinned: bool = False
+    idle_ttl: float | None = None
+
+
+@dataclass(frozen=True)
+class Swap:
+    """The one thing to do now: let `leaving` drain and go, then load `coming` (None: nothing, they were idle
+    for too long)."""
+
+    coming: str | None
+    leaving: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Policy:
+    """`slice_seconds`: how long one that has just come stays, though others wait, while it is in use.
+    `patience_seconds`: after this long a waiter is served although that cuts a slice short."""
+
+    slice_seconds: float = 5.0
+    patience_seconds: float = 15.0
+
+
+@dataclass
+class _Variant:
+    footprint: Footprint
+    state: State = State.ABSENT
+    since: float = 0.0
+    in_flight: int = 0
+    waiting_since: float | None = None
+    uses: float = 0.0
+    last_use: float = 0.0
+    pinned: bool = field(default=False)
+
+    def use(self, now: float, count: int = 1) -> None:
+        self.uses = self.rate_weight(now) + count
+        self.last_use = now
+
+    def rate_weight(self, now: float) -> float:
+        """Uses, each halved every half-life."""
+        return self.uses * 0.5 ** ((now - self.last_use) / HALF_LIFE_SECONDS)
+
+    def worth(self, now: float) -> float:
+        """Seconds of waiting that keeping it saves in a half-life, for each MiB that it takes."""
+        return self.rate_weight(now) * self.footprint.load_seconds / max(1, self.footprint.awake_mb)
+
+
+class Impossible(ValueError):
+    """A variant that can never be brought in: it alone, beside what is pinned, is larger than the budget."""
+
+
+class Residency:
+    """The memory of one node. `budget_mb` holds for the declared footprints of all its variants."""
+
+    def __init__(self, budget_mb: int, footprints: Mapping[str, Footprint], policy: Policy | None = None) -> None:
+        self.budget_mb = budget_mb
+        self.policy = policy or Policy()
+        self._variants = {name: _Variant(fp, pinned=fp.pinned) for name, fp in footprints.items()}
+        self._swap: Swap | None = None
+        self._still_leaving: set[str] = set()
+        for name in self._variants:
+            self._check_possible(name)
+
+    # -- what is there -------------------------------------------------------------------------------
+
+    def state(self, name: str) -> State:
+        return self._variants[name].state
+
+    @property
+    def used_mb(self) -> int:
+        """Declared MiB of everything that holds memory now."""
+        return sum(self._held(v) for v in self._variants.values())
+
+    @property
+    def swap(self) -> Swap | None:
+        """The swap that is being carried out."""
+        return self._swap
+
+    def waiting(self) -> list[str]:
+        """Variants that someone waits for, the longest wait first."""
+        names = [name for name, v in self._variants.items() if v.waiting_since is not None]
+        return sorted(names, key=lambda name: self._variants[name].waiting_since or 0.0)
+
+    @staticmethod
+    def _held(variant: _Variant) -> int:
+        if variant.state in HOLDING:
+            return variant.footprint.awake_mb
+        return variant.footprint.asleep_mb if variant.state is State.ASLEEP else 0
+
+    def _check_possible(self, name: str) -> None:
+        others = [v for other, v in self._variants.items() if other != name]
+        # What sleeps can be thrown out; what is pinned cannot.
+        fixed = sum(v.footprint.awake_mb for v in others if v.pinned)
+        wanted = self._variants[name].footprint.awake_mb
+        if wanted + fixed > self.budget_mb:
+            raise Impossible(
+                f"{name} takes {wanted} MiB, what is pinned takes {fixed} MiB, and the budget is "
+                f"{self.budget_mb} MiB"
+            )
+
+    # -- what happens --------------------------------------------------------------------------------
+
+    def wanted(self, name: str, now: float) -> None:
+        """Someone waits for it."""
+        variant = self._variants[name]
+        if variant.waiting_since is None:
+            variant.waiting_since = now
+
+    def given_up(self, name: str) -> None:
+        """Nobody waits for it any more."""
+        self._variants[name].waiting_since = None
+
+    def used(self, name: str, now: float, count: int = 1) -> None:
+        """`count` requests have been asked of it."""
+        self._variants[name].use(now, count)
+
+    def busy(self, name: str, in_flight: int) -> None:
+        """How many requests it is answering."""
+        self._variants[name].in_flight = in_flight
+
+    def pin(self, name: str, pinned: bool) -> None:
+        """Keep it once it is there, or let it go again. Raises `Impossible`, changing nothing, where some
+        other variant could then never come."""
+        variant = self._variants[name]
+        before, variant.pinned = variant.pinned, pinned
+        try:
+            for other in self._variants:
+                self._check_possible(other)
+        except Impossible:
+            variant.pinned = before
+            raise
+
+    # -- what to do ----------------------------------------------------------------------------------
+
+    def next_swap(self, now: float) -> Swap | None:
+        """What to do now, if anything: carry it out, and report `gone` and `came` or `failed`. None while
+        one is under way."""
+        if self._swap is not None:
+            return None
+        self._swap = self._swap_for_waiters(now) or self._swap_for_idlers(now)
+        swap = self._swap
+        if swap is not None:
+            self._still_leaving = set(swap.leaving)
+            for name in swap.leaving:
+                if self._variants[name].state is State.AWAKE:
+                    self._enter(name, State.DRAINING, now)
+            self._begin_load(now)
+        return swap
+
+    def _swap_for_waiters(self, now: float) -> Swap | None:
+        for name in self.waiting():
+            variant = self._variants[name]
+            if variant.state not in (State.ABSENT, State.ASLEEP):
+                continue
+            needed = self.used_mb - self._held(variant) + variant.footprint.awake_mb - self.budget_mb
+            impatient = now - (variant.waiting_since or now) >= self.policy.patience_seconds
+            leaving = self._leaving(name, needed, now, impatient)
+            if leaving is not None:
+                return Swap(name, leaving)
+            # In order: who waits longer is not passed by those who need less room.
+            return None
+        return None
+
+    def _swap_for_idlers(self, now: float) -> Swap | None:
+        for name, v in self._variants.items():
+            ttl = v.footprint.idle_ttl
+            idle = v.state is State.AWAKE and not v.in_flight and not v.pinned and v.waiting_since is None
+            if idle and ttl is not None and now - max(v.last_use, v.since) >= ttl:
+                return Swap(None, (name,))
+        return None
+
+    def _leaving(self, coming: str, needed: int, now: float, impatient: bool) -> tuple[str, ...] | None:
+        """The least worthy set whose going frees `needed` MiB, idle ones first; None if none may go yet."""
+        if needed <= 0:
+            return ()
+        candidates = [(name, v) for name, v in self._variants.items() if name != coming and self._may_go(v)]
+        settled = [(name, v) for name, v in candidates if impatient or not self._in_its_slice(v, now)]
+        for pool in ([(n, v) for n, v in settled if not v.in_flight], settled):
+            chosen: list[tuple[str, _Variant]] = []
+            freed = 0
+            for name, v in sorted(pool, key=lambda item: (item[1].worth(now), item[0])):
+                if freed >= needed:
+                    break
+                chosen.append((name, v))
+                freed += self._freed(v)
+            if freed < needed:
+                continue
+            # A small one that was chosen early may not be needed beside a large one that was chosen late.
+            for item in sorted(chosen, key=lambda item: -item[1].worth(now)):
+                if freed - self._freed(item[1]) >= needed:
+                    chosen.remove(item)
+                    freed -= self._freed(item[1])
+            return tuple(name for name, _ in chosen)
+        return None
+
+    @staticmethod
+    def _freed(variant: _Variant) -> int:
+        """MiB that its going frees: who is awake goes to sleep where it can, who sleeps goes altogether."""
+        footprint = variant.footprint
+        asleep = footprint.asleep_mb
+        return asleep if variant.state is State.ASLEEP else footprint.awake_mb - asleep
+
+    @staticmethod
+    def _may_go(variant: _Variant) -> bool:
+        if variant.state is State.ASLEEP:
+            return variant.footprint.asleep_mb > 0
+        return variant.state is State.AWAKE and not variant.pinned
+
+    def _in_its_slice(self, variant: _Variant, now: float) -> bool:
+        """Hysteresis: who has just come, and is in use, is not sent away at once."""
+        if variant.state is not State.AWAKE:
+            return False
+        slice_seconds = max(self.policy.slice_seconds, variant.footprint.load_seconds)
+        in_use = variant.in_flight > 0 or now - variant.last_use < slice_seconds / 4
+        return in_use and now - variant.since < slice_seconds
+
+    # -- what was done -------------------------------------------------------------------------------
+
+    def gone(self, name: str, now: float, *, asleep: bool = False) -> None:
+        """It holds no memory any more (`asleep`: only what sleeping takes)."""
+        variant = self._variants[name]
+        self._enter(name, State.ASLEEP if asleep and variant.footprint.asleep_mb else State.ABSENT, now)
+        variant.in_flight = 0
+        self._still_leaving.discard(name)
+        if self._swap is not None and name == self._swap.coming:
+            self._swap = None
+        self._begin_load(now)
+
+    def came(self, name: str, now: float) -> None:
+        """It is loaded and answers."""
+        variant = self._variants[name]
+        self._enter(name, State.AWAKE, now)
+        variant.waiting_since = None
+        if self._swap is not None and self._swap.coming == name:
+            self._swap = None
+
+    def failed(self, name: str, now: float) -> None:
+        """It could not be loaded: it holds nothing, and who waits for it must be told."""
+        self.given_up(name)
+        self.gone(name, now)
+
+    def _begin_load(self, now: float) -> None:
+        """The second half of a swap, once all who leave are gone."""
+        swap = self._swap
+        if swap is None or self._still_leaving:
+            return
+        if swap.coming is None:
+            self._swap = None
+            return
+        coming = self._variants[swap.coming]
+        if coming.state in (State.ABSENT, State.ASLEEP):
+            self._enter(swap.coming, State.LOADING, now)
+
+    def _enter(self, name: str, state: State, now: float) -> None:
+        variant = self._variants[name]
+        variant.state, variant.since = state, now
+
+    def wait_estimate(self, name: str, now: float) -> float:
+        """Seconds until it could be awake, if it were the next to come."""
+        variant = self._variants[name]
+        if variant.state is State.AWAKE:
+            return 0.0
+        ahead = 0.0
+        if self._swap is not None and self._swap.coming is not None:
+            coming = self._variants[self._swap.coming]
+            begun = coming.since if coming.state is State.LOADING else now
+            ahead = max(0.0, coming.footprint.load_seconds - (now - begun))
+            if self._swap.coming == name:
+                return ahead
+        return ahead + variant.footprint.load_seconds
