@@ -6,6 +6,7 @@ loading, awake or draining never exceed the budget at any instant. Time is passe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -76,7 +77,7 @@ class _Variant:
 
     def rate_weight(self, now: float) -> float:
         """Uses, each halved every half-life."""
-        return self.uses * 0.5 ** ((now - self.last_use) / HALF_LIFE_SECONDS)
+        return self.uses * math.exp2((self.last_use - now) / HALF_LIFE_SECONDS)
 
     def worth(self, now: float) -> float:
         """Seconds of waiting that keeping it saves in a half-life, for each MiB that it takes."""
