@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -23,6 +24,9 @@ class Limits(Strict):
         512, gt=0, description="Requests in the Gateway at once; beyond: 429 with Retry-After."
     )
     request_seconds: float = Field(600, gt=0, description="A whole answer; beyond: an error event, 504.")
+    wake_seconds: float = Field(
+        60, gt=0, description="A wait for a variant that is not in memory; beyond: the best that is, or 503."
+    )
     keepalive_seconds: float = Field(10, gt=0, description="A stream that is silent this long carries a comment.")
 
 
@@ -36,8 +40,17 @@ class ServedVariant(Strict):
     parallel: int = Field(4, ge=1, le=128, description="Requests that it answers at once.")
     max_queue: int = Field(64, ge=0, description="Requests that may wait; beyond: 429.")
     threads: int = Field(1, ge=1, description="CPU threads that compute one step.")
+    kv_dtype: Literal["f16", "q8_0"] = Field(
+        "f16",
+        description="What keys and values are kept as: q8_0 halves the KV cache and costs a little accuracy.",
+    )
+    keep: Literal["always", "auto"] = Field(
+        "always", description="`auto`: it is brought in when asked for, and goes when the room is needed."
+    )
+    idle_ttl_seconds: float | None = Field(
+        None, gt=0, description="With `keep: auto`: it goes after this long without use."
+    )
     gpu_layers: int = Field(0, description="Layers on the GPU; -1 is all.")
-    num_gpus: float = Field(0, ge=0, description="Share of a GPU that Ray reserves.")
     num_cpus: float = Field(0.1, ge=0, description="CPUs that Ray reserves; a share, since they idle.")
     replicas: int = Field(1, ge=1)
 
@@ -45,6 +58,21 @@ class ServedVariant(Strict):
     def pool_tokens(self) -> int:
         """Cells of the KV pool."""
         return self.kv_tokens or max(self.context, self.context * self.parallel // 2)
+
+
+class Machine(Strict):
+    """What the profile's machine has, for its plan."""
+
+    name: str = Field("this machine", description="What a person calls it.")
+    accelerator: Literal["cpu", "cuda", "metal"] = "cpu"
+    memory_mb: int | None = Field(
+        None,
+        gt=0,
+        description="The memory that models live in, MiB: the card's, else the machine's; unset: asked.",
+    )
+    reserve_mb: int = Field(
+        0, ge=0, description="Of which this much is left to others: a desktop, the system, the rest of the group."
+    )
 
 
 class Ports(Strict):
@@ -76,6 +104,7 @@ class Profile(Strict):
     vision: str | None = Field(None, description="The variant for images; unset: they are refused.")
     translation: str | None = Field(None, description="The variant for translation.")
     embedder: str = "all-minilm-l6-v2"
+    machine: Machine = Field(default_factory=lambda: Machine.model_validate({}))
     limits: Limits = Field(default_factory=lambda: Limits.model_validate({}))
     ports: Ports = Field(default_factory=lambda: Ports.model_validate({}))
     needs_network: bool = Field(False, description="Its weights come from a model hub.")

@@ -302,6 +302,16 @@ def engine_gone(variant: str) -> ChatError:
     )
 
 
+def not_ready(variant: str, reason: str) -> ChatError:
+    """A 503: the variant is not in memory and did not get there in time."""
+    return ChatError(
+        f"The variant {variant!r} is not ready: {reason}.",
+        status=503,
+        code="variant_not_ready",
+        retry_after=10.0,
+    )
+
+
 class Variant(Protocol):
     """What every engine's deployment offers to the Router."""
 

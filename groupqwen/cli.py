@@ -16,10 +16,13 @@ from rich.table import Column, Table
 from configs.catalog import load_catalog
 from configs.document import ConfigError
 from configs.home import home
+from configs.machine import memory_mb
+from configs.planner import PlanRefused, make_plan
 from configs.profile import load_profile, profile_names
 from groupqwen import __version__
 from groupqwen.downloads import DownloadError, is_ready
 from groupqwen.models import pull, wanted
+from groupqwen.plans import show_plan
 from groupqwen.stack.problem import StartProblem
 
 app = typer.Typer(
@@ -133,30 +136,19 @@ def chat(
 
 @app.command()
 def plan(profile: ProfileOption = "cpu") -> None:
-    """What a profile serves and the memory that it declares, before anything is started."""
+    """What a profile takes of its machine's memory, variant by variant, before anything is started.
+
+    A plan that cannot hold is refused, with the numbers and the nearest plan that does.
+    """
     catalog = load_catalog()
     chosen = load_profile(profile, catalog)
-    table = Table(
-        Column("variant", no_wrap=True), "engine", "weights", "KV cache", "context", "parallel", "GPU", "roles"
-    )
-    total = 0.0
-    for name, served in chosen.variants.items():
-        spec = catalog.variant(name)
-        kv = spec.architecture.kv_bytes_per_token() * served.pool_tokens / 2**20
-        total += spec.memory_mb + kv
-        roles = [role.removeprefix("levels.") for role, variant in chosen.roles.items() if variant == name]
-        table.add_row(
-            name,
-            spec.engine,
-            f"{spec.memory_mb} MiB",
-            f"{kv:.0f} MiB",
-            str(served.context),
-            str(served.parallel),
-            f"{served.num_gpus:g}",
-            ", ".join(roles),
-        )
-    console.print(table)
-    console.print(f"{chosen.description}\nDeclared memory: {total:.0f} MiB")
+    try:
+        show_plan(make_plan(chosen, catalog, memory_mb()), console)
+    except PlanRefused as refused:
+        if refused.nearest is not None:
+            console.print(f"The nearest plan that fits ({'; '.join(refused.changes)}):")
+            show_plan(refused.nearest, console)
+        raise
 
 
 @app.command()

@@ -7,6 +7,7 @@ addresses come from the environment of the Ray node, which `scripts/up.sh` sets,
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,12 +16,17 @@ from ray.serve import Application
 from configs.catalog import Catalog, load_catalog
 from configs.document import ConfigError
 from configs.home import Home, home
-from configs.profile import Profile, load_profile
+from configs.machine import memory_mb
+from configs.planner import Plan, Row, make_plan
+from configs.profile import Profile, ServedVariant, load_profile
 from configs.routing import load_routing
 from deployments.cache.deployment import SemanticCache
 from deployments.classifier.deployment import Classifier
 from deployments.ledger.deployment import Ledger
 from deployments.llamacpp.deployment import LlamaCppVariant
+from deployments.residency import RESIDENCY
+from deployments.residency.deployment import ResidencyKeeper
+from deployments.residency.machine import Footprint
 from deployments.router.deployment import Router
 from deployments.serving import bind
 from serve_app.gateway import Gateway
@@ -49,18 +55,21 @@ def build(args: dict[str, Any]) -> Application:
     ruled = {**light, "user_config": {"routing": load_routing().model_dump(mode="json")}}
     # What user_config holds reaches running replicas without a restart.
 
-    variants = {name: variant(name, profile, catalog, here) for name in profile.variants}
+    plan = make_plan(profile, catalog, memory_mb())
+    variants = {row.variant: variant(row, plan, catalog, here) for row in plan.rows}
+    keeper = residency(plan, variants) if plan.swaps else None
     cache = bind(SemanticCache, ruled, *cache_arguments(profile, catalog, here))
     classifier = bind(Classifier, ruled)
     ledger = bind(Ledger, light, required("GROUPQWEN_DATABASE_URL"), str(here.journal))
     router = bind(Router, ruled, profile, catalog, required("GROUPQWEN_REDIS_URL"), cache, classifier, variants)
     # Room for health checks while all places are taken.
     ingress = {**light, "max_ongoing_requests": busy + 64}
-    return bind(Gateway, ingress, profile, catalog, router, cache, ledger)
+    return bind(Gateway, ingress, profile, catalog, router, cache, ledger, keeper)
 
 
-def variant(name: str, profile: Profile, catalog: Catalog, here: Home) -> Application:
+def variant(row: Row, plan: Plan, catalog: Catalog, here: Home) -> Application:
     """One variant's deployment, by its engine."""
+    name, profile = row.variant, plan.profile
     spec, served = catalog.variant(name), profile.variants[name]
     if spec.engine != "llama.cpp":
         raise ConfigError(f"profile {profile.name}: {name} needs the {spec.engine} engine, which is not built yet")
@@ -71,9 +80,27 @@ def variant(name: str, profile: Profile, catalog: Catalog, here: Home) -> Applic
         "max_ongoing_requests": served.parallel + served.max_queue + 16,
         "health_check_period_s": 5,
         "graceful_shutdown_timeout_s": 30,
-        "ray_actor_options": {"num_cpus": served.num_cpus, "num_gpus": served.num_gpus},
+        "ray_actor_options": {"num_cpus": served.num_cpus, "num_gpus": plan.num_gpus(row)},
     }
-    return bind(LlamaCppVariant, options, name, str(here.model_file(name, spec.source)), spec, served)
+    path = str(here.model_file(name, spec.source))
+    return bind(LlamaCppVariant, options, name, path, spec, served, profile.limits.wake_seconds)
+
+
+def residency(plan: Plan, variants: Mapping[str, Application]) -> Application:
+    """The keeper of what is left beside the variants that are kept always."""
+    swapped = [row for row in plan.rows if not row.resident]
+    footprints = {row.variant: footprint(row, plan.profile.variants[row.variant]) for row in swapped}
+    handles = {row.variant: variants[row.variant] for row in swapped}
+    return bind(
+        ResidencyKeeper, {"name": RESIDENCY, "ray_actor_options": LIGHT}, plan.swap_mb, footprints, handles
+    )
+
+
+def footprint(row: Row, served: ServedVariant) -> Footprint:
+    """A variant's line of the plan, as Residency weighs it."""
+    # A guess to start with: weights come at about a gigabyte a second.
+    seconds = max(0.5, row.weights_mb / 1000)
+    return Footprint(row.total_mb, load_seconds=seconds, idle_ttl=served.idle_ttl_seconds)
 
 
 def cache_arguments(profile: Profile, catalog: Catalog, here: Home) -> tuple[str, str, str, int]:

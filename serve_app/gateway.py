@@ -36,6 +36,7 @@ from deployments.contract import (
 )
 from deployments.ledger.journal import Journal
 from deployments.ledger.record import Progress, QueryRecord
+from deployments.residency.machine import State
 from deployments.router.decision import Routed
 from deployments.serving import deployment
 from serve_app import answers
@@ -57,12 +58,16 @@ from serve_app.schemas import (
     Health,
     Model,
     ModelList,
+    Pin,
+    Residence,
     TextAnswer,
     base64_floats,
 )
 from serve_app.websocket import serve_socket
 
 PART_SECONDS = 2.0
+STATES = frozenset(State)
+"""What a variant that is well may be; `unavailable` is none of them."""
 GONE = (RayActorError, RayServeException)
 
 # Serve pickles the class below while this module is still being imported: what its methods use must be
@@ -91,10 +96,12 @@ class Gateway:
         router: DeploymentHandle,
         cache: DeploymentHandle,
         ledger: DeploymentHandle,
+        residency: DeploymentHandle | None,
     ) -> None:
         self._profile, self._catalog = profile, catalog
         self._limits = profile.limits
         self._router, self._cache, self._ledger = router, cache, ledger
+        self._residency = residency
         # A handle to a method is made once: making one costs as much as using it.
         self._chat = router.options(stream=True).chat
         self._active = 0
@@ -331,6 +338,38 @@ class Gateway:
             )
         return found
 
+    @api.post("/v1/models/{model_id}/load")
+    async def load(self, model_id: str) -> Residence:
+        """Bring a variant into memory, and answer when it is there."""
+        keeper = await self._keeper(model_id)
+        return Residence.model_validate(
+            await self._ask(keeper.load.remote(model_id, self._limits.wake_seconds), "residency")
+        )
+
+    @api.post("/v1/models/{model_id}/unload")
+    async def unload(self, model_id: str) -> Residence:
+        """Let a variant leave memory as soon as it is idle. The next request for it brings it back."""
+        keeper = await self._keeper(model_id)
+        return Residence.model_validate(await self._ask(keeper.unload.remote(model_id), "residency"))
+
+    @api.post("/v1/models/{model_id}/pin")
+    async def pin(self, model_id: str, body: Pin) -> Residence:
+        """Keep a variant once it is in memory, or let it go again."""
+        keeper = await self._keeper(model_id)
+        return Residence.model_validate(await self._ask(keeper.pin.remote(model_id, body.pinned), "residency"))
+
+    async def _keeper(self, model_id: str) -> DeploymentHandle:
+        await self.model(model_id)
+        served = self._profile.variants.get(model_id)
+        if self._residency is None or served is None or served.keep == "always":
+            raise ChatError(
+                f"{model_id!r} is always in memory: the profile {self._profile.name!r} does not swap it.",
+                status=409,
+                kind="invalid_request_error",
+                code="always_resident",
+            )
+        return self._residency
+
     @api.get("/v1/cache/stats")
     async def cache_stats(self) -> CacheStats:
         """Outcomes, hit rate and entries of the cache."""
@@ -354,14 +393,14 @@ class Gateway:
             self._part(self._ledger.health.remote()),
         )
         variants = {m["id"]: m["status"]["state"] for m in models} if isinstance(models, list) else {}
-        ready = any(state == "awake" for state in variants.values())
+        ready = any(state in STATES for state in variants.values())
         parts = {
             "router": {"ok": isinstance(models, list)},
             "cache": cache,
             "ledger": ledger,
             "variants": variants,
         }
-        well = ready and cache["ok"] and ledger["ok"] and all(s == "awake" for s in variants.values())
+        well = ready and cache["ok"] and ledger["ok"] and all(state in STATES for state in variants.values())
         response.status_code = 200 if ready else 503
         return Health(
             status="ok" if well else "degraded" if ready else "down",

@@ -116,6 +116,22 @@ class ModelList(BaseModel):
     data: list[Model]
 
 
+class Pin(BaseModel):
+    """Whether a variant is kept once it is in memory."""
+
+    pinned: bool = True
+
+
+class Residence(BaseModel):
+    """How a variant that is swapped stands with the node's memory."""
+
+    id: str
+    state: str = Field(description="absent, loading, awake, draining or asleep.")
+    pinned: bool
+    declared_memory_mb: int = Field(description="What the plan holds for it, MiB.")
+    problem: str | None = Field(None, description="Why it could not be loaded the last time.")
+
+
 class CacheStats(BaseModel):
     """Since the cache's replica started, except `entries`, which are those in Redis now."""
 

@@ -11,13 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
 from deployments.llamacpp.weights import Weights, WeightsError
+
+_KV_TYPES = {"f16": llama_cpp.GGML_TYPE_F16, "q8_0": llama_cpp.GGML_TYPE_Q8_0}
 
 
 class Span(NamedTuple):
@@ -51,6 +53,7 @@ class ContextOptions:
     n_batch: int = 512
     threads: int = 1
     flash_attention: bool = True
+    kv_dtype: Literal["f16", "q8_0"] = "f16"
 
 
 class Context:
@@ -65,6 +68,7 @@ class Context:
         params.n_outputs_max = options.n_sequences
         params.n_threads = params.n_threads_batch = options.threads
         params.kv_unified = True
+        params.type_k = params.type_v = _KV_TYPES[options.kv_dtype]
         params.no_perf = True
         params.flash_attn_type = (
             llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 from openai.types.chat import ChatCompletionChunk
+from ray import serve
+from ray.serve.handle import DeploymentHandle
 from ray.serve.metrics import Counter, Gauge
 
 from configs.catalog import VariantSpec
 from configs.profile import ServedVariant
-from deployments.contract import ChatRequest, RequestContext
+from deployments.contract import ChatRequest, RequestContext, not_ready
 from deployments.llamacpp.chat import ChatOptions, LlamaCppChat
-from deployments.llamacpp.engine import EngineOptions
+from deployments.llamacpp.engine import EngineOptions, EngineStats
 from deployments.llamacpp.sampling import SamplingOptions
+from deployments.residency import RESIDENCY
+from deployments.residency.gate import Gate, NotReady
 from deployments.serving import deployment
 
 METRICS_SECONDS = 1.0
@@ -33,6 +39,7 @@ def chat_options(name: str, spec: VariantSpec, served: ServedVariant) -> ChatOpt
             parallel=served.parallel,
             max_queue=served.max_queue,
             threads=served.threads,
+            kv_dtype=served.kv_dtype,
         ),
         sampling=SamplingOptions(**spec.sampling.model_dump()),
         max_output=spec.max_output,
@@ -44,10 +51,28 @@ def chat_options(name: str, spec: VariantSpec, served: ServedVariant) -> ChatOpt
 
 @deployment
 class LlamaCppVariant:
-    """One GGUF model that answers many requests at once."""
+    """One GGUF model that answers many requests at once, while it is in memory.
 
-    def __init__(self, name: str, path: str, spec: VariantSpec, served: ServedVariant) -> None:
-        self._chat = LlamaCppChat(Path(path), chat_options(name, spec, served))
+    Kept always, it is there from the start. Else its gate is closed until Residency has it loaded.
+    """
+
+    def __init__(
+        self, name: str, path: str, spec: VariantSpec, served: ServedVariant, wake_seconds: float
+    ) -> None:
+        self._name = name
+        self._make = partial(LlamaCppChat, Path(path), chat_options(name, spec, served))
+        self._wake_seconds = wake_seconds
+        self._gate = Gate()
+        self._chat: LlamaCppChat | None = None
+        self._loading = False
+        self._past = EngineStats()
+        self._residency: DeploymentHandle | None = None
+        if served.keep == "always":
+            self._chat = self._make()
+            self._gate.open()
+        else:
+            application = serve.get_replica_context().app_name
+            self._residency = serve.get_deployment_handle(RESIDENCY, application)
         self._active = Gauge("groupqwen_engine_active", "Requests that are being answered.", ("variant",))
         self._waiting = Gauge("groupqwen_engine_waiting", "Requests that wait for a slot.", ("variant",))
         self._tokens = Counter(
@@ -61,19 +86,58 @@ class LlamaCppVariant:
         self, request: ChatRequest, context: RequestContext
     ) -> AsyncIterator[list[ChatCompletionChunk]]:
         """The chat contract, in lists of what is there at once: fewer messages between processes."""
-        # Closed with this generator, not when it is collected: a client that left must free its slot at once.
-        async with aclosing(self._chat.chat(request, context.request_id, tenant=context.key_id)) as steps:
-            async for chunks in steps:
-                yield chunks
+        try:
+            async with self._gate.passage(self._wake_seconds, self._ask_to_be_loaded):
+                chat = self._chat
+                assert chat is not None
+                # Closed with this generator, not when it is collected: a client that left must free its slot at
+                # once.
+                async with aclosing(chat.chat(request, context.request_id, tenant=context.key_id)) as steps:
+                    async for chunks in steps:
+                        yield chunks
+        except NotReady as error:
+            raise not_ready(self._name, str(error)) from error
+
+    def _ask_to_be_loaded(self) -> None:
+        assert self._residency is not None
+        self._residency.wanted.remote(self._name)
+
+    async def load(self) -> None:
+        """Residency's word: the memory is yours. Returns when the model answers."""
+        if self._chat is None:
+            self._loading = True
+            try:
+                self._chat = await asyncio.to_thread(self._make)
+            finally:
+                self._loading = False
+        self._gate.open()
+
+    async def unload(self) -> None:
+        """Residency's word: leave. Takes nothing new, and returns when the last answer is out and the memory
+        is free."""
+        await self._gate.drain()
+        chat, self._chat = self._chat, None
+        if chat is not None:
+            self._past = self._past.plus(chat.engine.stats)
+            await asyncio.to_thread(chat.close)
+            del chat
+            return_freed_memory()
+
+    async def fail(self, reason: str) -> None:
+        """Residency's word: it cannot be loaded. Who waits is told."""
+        self._gate.fail(reason)
 
     async def status(self) -> dict[str, Any]:
         """Live gauges: requests, tokens so far, resident memory (MiB)."""
-        engine = self._chat.engine
-        stats = engine.stats
+        engine = self._chat.engine if self._chat else None
+        stats = self._past.plus(engine.stats) if engine else self._past
+        draining = engine is not None and not self._gate.is_open
+        state = "loading" if self._loading else "draining" if draining else "awake" if engine else "absent"
         return {
-            "state": "awake",
-            "active": engine.active,
-            "waiting": engine.queued,
+            "state": state,
+            "active": engine.active if engine else 0,
+            "waiting": (engine.queued if engine else 0) + self._gate.waiting,
+            "asked": self._gate.passed + self._gate.waiting,
             "prompt_tokens": stats.prompt_tokens,
             "prompt_reused": stats.prompt_reused,
             "completion_tokens": stats.completion_tokens,
@@ -84,10 +148,10 @@ class LlamaCppVariant:
 
     async def _report(self) -> None:
         while True:
-            engine = self._chat.engine
-            stats = engine.stats
-            self._active.set(engine.active, self._tags)
-            self._waiting.set(engine.queued, self._tags)
+            engine = self._chat.engine if self._chat else None
+            stats = self._past.plus(engine.stats) if engine else self._past
+            self._active.set(engine.active if engine else 0, self._tags)
+            self._waiting.set((engine.queued if engine else 0) + self._gate.waiting, self._tags)
             now = (stats.prompt_tokens, stats.prompt_reused, stats.completion_tokens)
             for kind, before, after in zip(("prompt", "reused", "completion"), self._reported, now, strict=True):
                 if after > before:
@@ -97,10 +161,17 @@ class LlamaCppVariant:
 
     async def check_health(self) -> None:
         """Serve restarts the replica when this raises."""
-        if not self._chat.engine.alive:
+        if self._chat is not None and not self._chat.engine.alive:
             raise RuntimeError("the engine's step loop has died")
 
     def __del__(self) -> None:
         chat = getattr(self, "_chat", None)
         if chat is not None:
             chat.close()
+
+
+def return_freed_memory() -> None:
+    """Give what was freed back to the system, where the C library would keep it (glibc)."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

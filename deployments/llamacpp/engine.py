@@ -14,7 +14,8 @@ import itertools
 import logging
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -60,6 +61,7 @@ class EngineOptions:
     """Prompt tokens read in one step while other requests are being answered: bounds how long a long
     prompt can hold up their next token."""
     threads: int = 1
+    kv_dtype: Literal["f16", "q8_0"] = "f16"
 
 
 @dataclass
@@ -72,6 +74,9 @@ class EngineStats:
     steps: int = 0
     cancelled: int = 0
     preempted: int = 0
+
+    def plus(self, other: EngineStats) -> EngineStats:
+        return EngineStats(*(mine + others for mine, others in zip(astuple(self), astuple(other), strict=True)))
 
 
 class Engine:
@@ -88,6 +93,7 @@ class Engine:
                 n_sequences=n_slots,
                 n_batch=options.n_batch,
                 threads=options.threads,
+                kv_dtype=options.kv_dtype,
             ),
         )
         self.stats = EngineStats()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
 HALF_LIFE_SECONDS = 300.0
@@ -69,7 +69,8 @@ class _Variant:
     waiting_since: float | None = None
     uses: float = 0.0
     last_use: float = 0.0
-    pinned: bool = field(default=False)
+    pinned: bool = False
+    dismissed: bool = False
 
     def use(self, now: float, count: int = 1) -> None:
         self.uses = self.rate_weight(now) + count
@@ -114,6 +115,12 @@ class Residency:
     def swap(self) -> Swap | None:
         """The swap that is being carried out."""
         return self._swap
+
+    def is_pinned(self, name: str) -> bool:
+        return self._variants[name].pinned
+
+    def footprint(self, name: str) -> Footprint:
+        return self._variants[name].footprint
 
     def waiting(self) -> list[str]:
         """Variants that someone waits for, the longest wait first."""
@@ -169,6 +176,14 @@ class Residency:
             variant.pinned = before
             raise
 
+    def dismiss(self, name: str) -> None:
+        """It may go as soon as it is idle, whoever asked for it before."""
+        self._variants[name].dismissed = True
+
+    def adopt(self, name: str, state: State, now: float) -> None:
+        """What is found when this starts beside variants that run already."""
+        self._enter(name, state, now)
+
     # -- what to do ----------------------------------------------------------------------------------
 
     def next_swap(self, now: float) -> Swap | None:
@@ -204,7 +219,8 @@ class Residency:
         for name, v in self._variants.items():
             ttl = v.footprint.idle_ttl
             idle = v.state is State.AWAKE and not v.in_flight and not v.pinned and v.waiting_since is None
-            if idle and ttl is not None and now - max(v.last_use, v.since) >= ttl:
+            over = ttl is not None and now - max(v.last_use, v.since) >= ttl
+            if idle and (over or v.dismissed):
                 return Swap(None, (name,))
         return None
 
@@ -292,7 +308,7 @@ class Residency:
 
     def _enter(self, name: str, state: State, now: float) -> None:
         variant = self._variants[name]
-        variant.state, variant.since = state, now
+        variant.state, variant.since, variant.dismissed = state, now, False
 
     def wait_estimate(self, name: str, now: float) -> float:
         """Seconds until it could be awake, if it were the next to come."""

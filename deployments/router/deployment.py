@@ -7,7 +7,8 @@ import collections
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from openai.types.chat import ChatCompletionChunk
@@ -38,6 +39,14 @@ STATUS_SECONDS = 2.0
 LATENCY_BUCKETS = [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300]
 
 Item = Routed | ChatCompletionChunk
+
+
+@dataclass(frozen=True)
+class _Started:
+    """A variant that was asked: its first chunks (they come when it accepts the request), and the rest."""
+
+    first: asyncio.Future[list[ChatCompletionChunk]]
+    steps: AsyncGenerator[list[ChatCompletionChunk], None]
 
 
 @deployment
@@ -115,22 +124,32 @@ class Router:
         if lookup.answer is None:
             found = await self._classification(request)
             decision = self._rules.decide(request, context, found)
-            async with aclosing(self._generate(decision.variant, request, context)) as steps:
+            async with AsyncExitStack() as opened:
                 # The variant starts while the cache looks for a similar question: a miss waits for the longer of
                 # the two, not for their sum, and a hit wastes a few milliseconds of the variant's time.
-                first = asyncio.ensure_future(anext(steps))
-                try:
-                    await asyncio.sleep(0)  # The variant's request goes out before the cache's.
-                    lookup = await self._similar(lookup)
-                    if lookup.answer is None:
-                        self._decided(record, decision, lookup)
-                        yield [Routed(decision, lookup.outcome, lookup.distance), *await first]
-                        async for items in self._rest(steps, lookup, list(first.result())):
-                            yield items
-                        return
-                finally:
-                    first.cancel()
-                    await asyncio.gather(first, return_exceptions=True)
+                started = await opened.enter_async_context(self._started(decision.variant, request, context))
+                lookup = await self._similar(lookup)
+                if lookup.answer is None:
+                    record.route(decision, lookup.outcome, lookup.distance)
+                    try:
+                        kept = await started.first
+                    except ChatError as error:
+                        decision = await self._instead(decision, request, found, error)
+                        record.route(decision, lookup.outcome, lookup.distance)
+                        started = await opened.enter_async_context(
+                            self._started(decision.variant, request, context)
+                        )
+                        kept = await started.first
+                    self._seen(lookup)
+                    self._decisions.inc(tags={"variant": decision.variant, "task": decision.task or ""})
+                    yield [Routed(decision, lookup.outcome, lookup.distance), *kept]
+                    async for chunks in started.steps:
+                        if lookup.storable:
+                            kept += chunks
+                        yield list(chunks)
+                    if lookup.storable:
+                        self._keep(kept, lookup)
+                    return
         decision = _from_cache(request, context, lookup)
         self._seen(lookup)
         record.route(decision, lookup.outcome, lookup.distance)
@@ -140,30 +159,38 @@ class Router:
             *lookup.answer.chunks(context.request_id),
         ]
 
-    def _decided(self, record: QueryRecord, decision: RouteDecision, lookup: Lookup) -> None:
-        record.route(decision, lookup.outcome, lookup.distance)
-        self._seen(lookup)
-        self._decisions.inc(tags={"variant": decision.variant, "task": decision.task or ""})
-
     def _seen(self, lookup: Lookup) -> None:
         self._lookups.inc(tags={"outcome": lookup.outcome})
         self._outcomes[lookup.outcome] += 1
         if lookup.answer is not None:
             self._tokens_saved += lookup.answer.completion_tokens
 
-    async def _rest(
-        self,
-        steps: AsyncGenerator[list[ChatCompletionChunk], None],
-        lookup: Lookup,
-        kept: list[ChatCompletionChunk],
-    ) -> AsyncGenerator[list[Item], None]:
-        """Pass the variant's chunks on, and keep the whole answer where it may be asked for again."""
-        async for chunks in steps:
-            if lookup.storable:
-                kept += chunks
-            yield list(chunks)
-        if lookup.storable:
-            self._keep(kept, lookup)
+    @asynccontextmanager
+    async def _started(
+        self, variant: str, request: ChatRequest, context: RequestContext
+    ) -> AsyncIterator[_Started]:
+        """Ask a variant, and stop it when this is left."""
+        async with aclosing(self._generate(variant, request, context)) as steps:
+            first = asyncio.ensure_future(anext(steps))
+            try:
+                await asyncio.sleep(0)  # The variant's request goes out before anything else that is asked now.
+                yield _Started(first, steps)
+            finally:
+                first.cancel()
+                await asyncio.gather(first, return_exceptions=True)
+
+    async def _instead(
+        self, decision: RouteDecision, request: ChatRequest, found: Classification, error: ChatError
+    ) -> RouteDecision:
+        """What replaces a decision whose variant was not ready in time. Raises `error` where nothing does."""
+        if error.code != "variant_not_ready":
+            raise error
+        states = await asyncio.gather(*(self._status_of(name) for name in self._statuses))
+        awake = [name for name, status in zip(self._statuses, states, strict=True) if status["state"] == "awake"]
+        instead = self._rules.fall_back(decision, request, found, awake)
+        if instead is None:
+            raise error
+        return instead
 
     async def _classification(self, request: ChatRequest) -> Classification:
         """The Classifier's word where the decision hangs on it; our own by the same rules where a variant was

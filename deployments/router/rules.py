@@ -8,7 +8,7 @@ asking device.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from configs.catalog import Catalog
@@ -77,6 +77,23 @@ class Rules:
             # The variant itself says what is wrong with the request, in exact numbers.
             return self._decision(wish.name, choices[0][1], request, context, found, passed)
         raise self._nobody(passed, found)
+
+    def fall_back(
+        self, decision: RouteDecision, request: ChatRequest, found: Classification, awake: Iterable[str]
+    ) -> RouteDecision | None:
+        """The best of those that are awake, in the place of one that is not ready; None where none can."""
+        able = [
+            name for name in awake if name != decision.variant and self._objection(name, request, found) is None
+        ]
+        if not able:
+            return None
+        best = max(able, key=lambda name: self.catalog.variants[name].quality.prior)
+        return replace(
+            decision,
+            variant=best,
+            reason=f"{decision.reason}; {decision.variant} was not ready in time, the best that is awake answers",
+            parameters=dict(self.catalog.variants[best].sampling.model_dump()),
+        )
 
     def _preferences(
         self, request: ChatRequest, context: RequestContext, found: Classification, wish: Wish

@@ -36,18 +36,10 @@ def test_every_profile_loads_under_its_own_name_and_fills_its_roles_by_capabilit
         assert served.pool_tokens >= served.context, f"{variant}: a request as long as its context never fits"
 
 
-def test_the_reference_profile_fits_its_card() -> None:
-    profile = load_profile("rtx5090", CATALOG)
-    kv = {
-        name: served.pool_tokens * CATALOG.variants[name].architecture.kv_bytes_per_token() / 2**20
-        for name, served in profile.variants.items()
-    }
-    assert sum(kv.values()) + sum(CATALOG.variants[name].memory_mb for name in profile.variants) < 32_000
-    assert sum(served.num_gpus * served.replicas for served in profile.variants.values()) <= 1
-
-
 def test_profiles_are_the_files_of_the_folder() -> None:
-    assert set(profile_names()) == {path.stem for path in PROFILES.iterdir()} >= {"cpu", "rtx5090", "macbook"}
+    assert (
+        set(profile_names()) == {path.stem for path in PROFILES.iterdir()} >= {"cpu", "rtx5090", "macbook-m3-16gb"}
+    )
     with pytest.raises(ConfigError, match=r"'pdp11'.*cpu.*rtx5090"):
         load_profile("pdp11", CATALOG)
 

@@ -118,6 +118,26 @@ def test_idle_ones_go_when_their_time_is_over() -> None:
     assert node.swap is None
 
 
+def test_one_that_is_dismissed_goes_when_it_is_idle() -> None:
+    node = three()
+    bring(node, "a", 0)
+    node.busy("a", 1)
+    node.dismiss("a")
+    assert node.next_swap(1) is None
+    node.busy("a", 0)
+    assert node.next_swap(2) == Swap(None, ("a",))
+    node.gone("a", 3)
+    bring(node, "a", 4)
+    assert node.next_swap(100) is None, "brought in again, it stays"
+
+
+def test_what_was_awake_before_is_adopted() -> None:
+    node = three()
+    node.adopt("b", State.AWAKE, 0)
+    assert node.used_mb == 50
+    assert bring(node, "a", 50).leaving == ("b",)
+
+
 def test_pins_hold_and_what_they_make_impossible_is_refused() -> None:
     node = three(budget=100, p=Footprint(30, pinned=True))
     bring(node, "p", 0)

@@ -1,0 +1,199 @@
+"""What a profile takes of its machine's memory, variant by variant, before anything is started. Pure.
+
+All sizes are MiB. One number follows from the others: a variant's memory is its weights, its KV cache and
+its run-time overhead; its share of a GPU is that memory over the card's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from configs.catalog import Catalog, VariantSpec
+from configs.document import ConfigError
+from configs.profile import Profile, ServedVariant
+
+KV_BYTES = {"f16": 2.0, "q8_0": 34 / 32}
+"""Bytes of one value: llama.cpp's q8_0 keeps 32 values in 34 bytes."""
+
+SWAPPED_GPUS = 0.001
+"""A trace of the card, so that Ray places a swapped variant beside it and lets its process see it."""
+
+IDLE_PROCESS_MB = 200
+"""A variant's process without its model (170 MiB measured with Ray 2.60)."""
+
+LEAST_CONTEXT = 2048
+"""Shorter than this no context is made to fit."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One variant of the plan."""
+
+    variant: str
+    engine: str
+    weights_mb: int
+    kv_mb: int
+    overhead_mb: int
+    context: int
+    parallel: int
+    kv_dtype: str
+    resident: bool
+
+    @property
+    def total_mb(self) -> int:
+        return self.weights_mb + self.kv_mb + self.overhead_mb
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`budget_mb`: what the models may take together at any instant."""
+
+    profile: Profile
+    memory_mb: int
+    budget_mb: int
+    rows: tuple[Row, ...]
+
+    @property
+    def resident_mb(self) -> int:
+        """What is always in memory."""
+        return sum(row.total_mb for row in self.rows if row.resident)
+
+    @property
+    def largest_swapped_mb(self) -> int:
+        return max((row.total_mb for row in self.rows if not row.resident), default=0)
+
+    @property
+    def idle_mb(self) -> int:
+        """What the processes of swapped variants take beside the one that is in. None of it is a card's."""
+        swapped = sum(not row.resident for row in self.rows)
+        return 0 if self.profile.machine.accelerator == "cuda" else IDLE_PROCESS_MB * max(0, swapped - 1)
+
+    @property
+    def swap_mb(self) -> int:
+        """What is Residency's to give: the budget without what is always taken."""
+        return self.budget_mb - self.resident_mb - self.idle_mb
+
+    @property
+    def needed_mb(self) -> int:
+        """The least budget with which every variant can be brought in."""
+        return self.resident_mb + self.idle_mb + self.largest_swapped_mb
+
+    @property
+    def fits(self) -> bool:
+        return self.needed_mb <= self.budget_mb
+
+    @property
+    def swaps(self) -> bool:
+        """Whether Residency is needed at all."""
+        return any(not row.resident for row in self.rows)
+
+    def num_gpus(self, row: Row) -> float:
+        """What Ray reserves of the card: its share for one that is kept always; for one that is swapped next to
+        nothing, because its memory is Residency's to give."""
+        if self.profile.machine.accelerator != "cuda":
+            return 0.0
+        return self.share(row) if row.resident else SWAPPED_GPUS
+
+    def row(self, name: str) -> Row:
+        return next(row for row in self.rows if row.variant == name)
+
+    def share(self, row: Row) -> float:
+        """The variant's share of the card, rounded up to a hundredth: `num_gpus`, and for vLLM its
+        `gpu_memory_utilization`."""
+        return min(1.0, math.ceil(100 * row.total_mb / self.memory_mb) / 100)
+
+
+class PlanRefused(ConfigError):
+    """It cannot fit. `nearest`: the profile with the fewest changes that does, or None; `changes` says them."""
+
+    def __init__(self, message: str, nearest: Plan | None, changes: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.nearest = nearest
+        self.changes = changes
+
+
+def kv_mb(spec: VariantSpec, served: ServedVariant) -> int:
+    """Keys and values of the whole pool."""
+    per_token = spec.architecture.kv_bytes_per_token(KV_BYTES[served.kv_dtype])
+    return math.ceil(per_token * served.pool_tokens / 2**20)
+
+
+def row_of(name: str, spec: VariantSpec, served: ServedVariant) -> Row:
+    """One variant's line of the plan."""
+    weights = math.ceil(spec.source.bytes / 2**20) if spec.source.bytes else spec.memory_mb
+    return Row(
+        variant=name,
+        engine=spec.engine,
+        weights_mb=weights,
+        kv_mb=kv_mb(spec, served),
+        overhead_mb=max(0, spec.memory_mb - weights),
+        context=served.context,
+        parallel=served.parallel,
+        kv_dtype=served.kv_dtype,
+        resident=served.keep == "always",
+    )
+
+
+def lay_out(profile: Profile, catalog: Catalog, memory_mb: int) -> Plan:
+    """The plan, whether it fits or not. `memory_mb` holds where the profile does not say what its machine has."""
+    memory = profile.machine.memory_mb or memory_mb
+    rows = tuple(row_of(name, catalog.variant(name), served) for name, served in profile.variants.items())
+    return Plan(profile, memory, memory - profile.machine.reserve_mb, rows)
+
+
+def make_plan(profile: Profile, catalog: Catalog, memory_mb: int) -> Plan:
+    """The plan. Raises `PlanRefused`, with the nearest plan that fits, where it cannot hold."""
+    plan = lay_out(profile, catalog, memory_mb)
+    if plan.fits:
+        return plan
+    for changes, changed in _relaxed(profile, plan):
+        nearest = lay_out(changed, catalog, memory_mb)
+        if nearest.fits:
+            raise PlanRefused(_refusal(plan), nearest, changes)
+    raise PlanRefused(f"{_refusal(plan)}, and no shorter context or smaller KV cache makes it fit", None, ())
+
+
+def _refusal(plan: Plan) -> str:
+    parts = " + ".join(f"{row.variant} {row.total_mb}" for row in plan.rows if row.resident) or "nothing"
+    message = f"profile {plan.profile.name}: what is kept always takes {plan.resident_mb} MiB ({parts})"
+    if plan.largest_swapped_mb:
+        largest = max((row for row in plan.rows if not row.resident), key=lambda row: row.total_mb)
+        message += f", the largest that is swapped in beside it {largest.total_mb} MiB ({largest.variant})"
+    return f"{message}; {plan.budget_mb} of {plan.memory_mb} MiB are there"
+
+
+def _relaxed(profile: Profile, plan: Plan) -> Iterator[tuple[tuple[str, ...], Profile]]:
+    """Ever greater changes, those that cost least first: KV values of 8 bits, shorter contexts (halved up to
+    four times), and fewer variants that are kept always (the largest is let go first)."""
+    largest_first = sorted(plan.rows, key=lambda row: -row.total_mb)
+    residents = [row.variant for row in largest_first if row.resident]
+    for let_go in range(len(residents) + 1):
+        for halvings in range(5):
+            for q8 in (False, True):
+                if let_go or halvings or q8:
+                    yield _with(profile, residents[:let_go], halvings, q8)
+
+
+def _with(profile: Profile, let_go: list[str], halvings: int, q8: bool) -> tuple[tuple[str, ...], Profile]:
+    changes: list[str] = []
+    if q8:
+        changes.append("KV cache as q8_0")
+    if halvings:
+        changes.append(f"contexts divided by {2**halvings}, though none below {LEAST_CONTEXT} tokens")
+    if let_go:
+        changes.append(f"swapped instead of kept always: {', '.join(let_go)}")
+    variants = {}
+    for name, served in profile.variants.items():
+        context = max(min(served.context, LEAST_CONTEXT), served.context >> halvings)
+        pool = max(context, served.pool_tokens >> halvings)
+        variants[name] = served.model_copy(
+            update={
+                "context": context,
+                "kv_tokens": pool,
+                "kv_dtype": "q8_0" if q8 else served.kv_dtype,
+                "keep": "auto" if name in let_go else served.keep,
+            }
+        )
+    return tuple(changes), profile.model_copy(update={"variants": variants})

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from deployments.residency import gate as gates
+from deployments.residency.gate import Gate, NotReady
+
+
+def nobody() -> None:
+    raise AssertionError("asked although it was open")
+
+
+async def inside(gate: Gate, leave: asyncio.Event) -> str:
+    async with gate.passage(5, lambda: None):
+        await leave.wait()
+        return "answered"
+
+
+async def test_an_open_gate_asks_nobody() -> None:
+    gate = Gate()
+    gate.open()
+    async with gate.passage(1, nobody):
+        assert gate.inside == 1
+    assert (gate.inside, gate.passed) == (0, 1)
+
+
+async def test_waiters_go_in_together_when_it_opens() -> None:
+    gate, leave, asked = Gate(), asyncio.Event(), []
+    leave.set()
+
+    async def one() -> None:
+        async with gate.passage(5, lambda: asked.append(1)):
+            pass
+
+    tasks = [asyncio.create_task(one()) for _ in range(3)]
+    await asyncio.sleep(0.01)
+    assert gate.waiting == 3
+    assert len(asked) == 3
+    gate.open()
+    await asyncio.gather(*tasks)
+    assert (gate.waiting, gate.passed) == (0, 3)
+
+
+async def test_who_waits_too_long_is_told_and_asks_again_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gates, "REMIND_SECONDS", 0.02)
+    gate, asked = Gate(), []
+    with pytest.raises(NotReady, match=r"within 0.1 s"):
+        async with gate.passage(0.1, lambda: asked.append(1)):
+            raise AssertionError
+    assert len(asked) >= 3
+    assert (gate.waiting, gate.inside) == (0, 0)
+
+
+async def test_a_failed_load_is_told_to_all_who_wait() -> None:
+    gate, leave = Gate(), asyncio.Event()
+    tasks = [asyncio.create_task(inside(gate, leave)) for _ in range(2)]
+    await asyncio.sleep(0.01)
+    gate.fail("no memory")
+    for task in tasks:
+        with pytest.raises(NotReady, match="no memory"):
+            await task
+
+
+async def test_draining_lets_nobody_in_and_waits_for_the_last_one_out() -> None:
+    gate, leave = Gate(), asyncio.Event()
+    gate.open()
+    first = asyncio.create_task(inside(gate, leave))
+    await asyncio.sleep(0.01)
+    draining = asyncio.create_task(gate.drain())
+    await asyncio.sleep(0.01)
+    late = asyncio.create_task(inside(gate, leave))
+    await asyncio.sleep(0.01)
+    assert not draining.done()
+    assert gate.waiting == 1
+    leave.set()
+    await draining
+    assert await first == "answered"
+    assert not late.done()
+    gate.open()
+    assert await late == "answered"
+
+
+async def test_who_leaves_while_waiting_is_forgotten() -> None:
+    gate, leave = Gate(), asyncio.Event()
+    waiter = asyncio.create_task(inside(gate, leave))
+    await asyncio.sleep(0.01)
+    waiter.cancel()
+    await asyncio.gather(waiter, return_exceptions=True)
+    assert gate.waiting == 0
+    gate.open()
+    await asyncio.wait_for(gate.drain(), 1)
