@@ -49,5 +49,13 @@ def overhead(
     main(rounds)
 
 
+@app.command()
+def residency() -> None:
+    """How often variants are reloaded and how long requests wait, beside least-recently-used and a fixed TTL."""
+    from benchmarks.residency import main
+
+    main()
+
+
 if __name__ == "__main__":
     app()

@@ -27,13 +27,16 @@ def _start_backend() -> None:
 class Weights:
     """One loaded model. `close()` frees it; nothing that was made from it may be used after."""
 
-    def __init__(self, path: Path, *, gpu_layers: int = 0, use_mmap: bool = True) -> None:
+    def __init__(self, path: Path, *, gpu_layers: int = 0) -> None:
         _start_backend()
         if not path.is_file():
             raise WeightsError(f"{path} is not there; `groupqwen models pull` fetches it")
         params = llama_cpp.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
-        params.use_mmap = use_mmap
+        if gpu_layers == 0:
+            # Read, not mapped: most tensors are rearranged for the CPU, and their mapped pages would be resident
+            # beside the rearranged ones (1,879 instead of 1,290 MiB for Qwen2.5-Coder-1.5B).
+            params.load_mode = llama_cpp.LLAMA_LOAD_MODE_NONE
         handle = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
         if not handle:
             raise WeightsError(f"llama.cpp cannot load {path}; its checksum may be wrong: fetch it again")

@@ -80,10 +80,6 @@ class _Variant:
         """Uses, each halved every half-life."""
         return self.uses * math.exp2((self.last_use - now) / HALF_LIFE_SECONDS)
 
-    def worth(self, now: float) -> float:
-        """Seconds of waiting that keeping it saves in a half-life, for each MiB that it takes."""
-        return self.rate_weight(now) * self.footprint.load_seconds / max(1, self.footprint.awake_mb)
-
 
 class Impossible(ValueError):
     """A variant that can never be brought in: it alone, beside what is pinned, is larger than the budget."""
@@ -233,7 +229,7 @@ class Residency:
         for pool in ([(n, v) for n, v in settled if not v.in_flight], settled):
             chosen: list[tuple[str, _Variant]] = []
             freed = 0
-            for name, v in sorted(pool, key=lambda item: (item[1].worth(now), item[0])):
+            for name, v in sorted(pool, key=lambda item: (self.worth(item[0], now), item[0])):
                 if freed >= needed:
                     break
                 chosen.append((name, v))
@@ -241,12 +237,21 @@ class Residency:
             if freed < needed:
                 continue
             # A small one that was chosen early may not be needed beside a large one that was chosen late.
-            for item in sorted(chosen, key=lambda item: -item[1].worth(now)):
+            for item in sorted(chosen, key=lambda item: -self.worth(item[0], now)):
                 if freed - self._freed(item[1]) >= needed:
                     chosen.remove(item)
                     freed -= self._freed(item[1])
             return tuple(name for name, _ in chosen)
         return None
+
+    def worth(self, name: str, now: float) -> float:
+        """Seconds of waiting that keeping it saves in a half-life, for each MiB that it takes. Who is worth least
+        goes first."""
+        variant = self._variants[name]
+        return variant.rate_weight(now) * variant.footprint.load_seconds / max(1, variant.footprint.awake_mb)
+
+    def last_use(self, name: str) -> float:
+        return self._variants[name].last_use
 
     @staticmethod
     def _freed(variant: _Variant) -> int:

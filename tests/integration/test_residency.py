@@ -1,0 +1,156 @@
+"""Three variants in a budget that does not hold them together, on the real stack."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import psutil
+import pytest
+
+from configs.catalog import load_catalog
+from configs.profile import load_profile
+from tests.integration.conftest import LARGE, MIDDLE, PORT_OFFSET, ROOT, SMALL, Stack, wait_for
+
+PROFILE = ROOT / "tests" / "profiles" / "one-of-three.yaml"
+VARIANTS = (SMALL, MIDDLE, LARGE)
+
+
+@pytest.fixture(scope="module")
+def small_budget(stack: Stack) -> Iterator[Stack]:
+    """The stack, with the profile of this test until its end."""
+    changed = stack.run_cli("up", "--port-offset", str(PORT_OFFSET), "--no-ask", "--profile", str(PROFILE))
+    assert changed.returncode == 0, changed.stdout + changed.stderr
+    yield stack
+    restored = stack.run_cli("up", "--port-offset", str(PORT_OFFSET), "--no-ask", "--profile", "cpu")
+    assert restored.returncode == 0, restored.stdout + restored.stderr
+
+
+def state(stack: Stack, variant: str) -> str:
+    return str(stack.status(variant)["state"])
+
+
+def wait_for_state(stack: Stack, variant: str, *states: str, seconds: float = 60) -> None:
+    wait_for(lambda: state(stack, variant) in states, seconds, f"{variant} did not become {' or '.join(states)}")
+
+
+class Watch:
+    """Resident memory of the variants' processes together, MiB, ten times a second."""
+
+    def __init__(self, stack: Stack) -> None:
+        self._processes = [stack.replica(variant) for variant in VARIANTS]
+        self._done = threading.Event()
+        self.peak = 0
+        self.samples = 0
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._done.wait(0.1):
+            total = 0
+            for process in self._processes:
+                try:
+                    total += process.memory_info().rss
+                except psutil.NoSuchProcess:
+                    continue
+            self.peak = max(self.peak, total // 2**20)
+            self.samples += 1
+
+
+def test_nothing_is_loaded_before_it_is_asked_for(small_budget: Stack) -> None:
+    assert {state(small_budget, variant) for variant in VARIANTS} == {"absent"}
+    assert small_budget.health() == "ok"
+
+
+def test_three_hundred_requests_complete_within_the_budget(small_budget: Stack) -> None:
+    trace = random.Random(0).choices((MIDDLE, SMALL, LARGE), (1, 1 / 2, 1 / 3), k=300)
+    with Watch(small_budget) as watch, ThreadPoolExecutor(8) as clients:
+        answers = list(clients.map(lambda name: small_budget.ask("Hi", model=name, max_tokens=2), trace))
+    assert Counter(answer.status_code for answer in answers) == {200: 300}
+    budget = load_profile(str(PROFILE), load_catalog()).machine.memory_mb
+    assert budget is not None
+    assert watch.samples > 50
+    assert watch.peak <= budget
+    # Whoever was replaced says so.
+    for name, answer in zip(trace, answers, strict=True):
+        about = answer.json()["metadata"]
+        assert about["variant"] == name or "was not ready in time" in about["route"]["reason"]
+
+
+def test_a_variant_can_be_brought_in_sent_out_and_pinned(small_budget: Stack) -> None:
+    assert small_budget.post(f"/models/{SMALL}/load", {}).json()["state"] == "awake"
+    assert state(small_budget, SMALL) == "awake"
+    assert small_budget.post(f"/models/{SMALL}/pin", {"pinned": True}).json()["pinned"] is True
+    too_much = small_budget.post(f"/models/{LARGE}/pin", {"pinned": True})
+    assert (too_much.status_code, too_much.json()["error"]["code"]) == (409, "no_room")
+    assert small_budget.post(f"/models/{LARGE}/load", {}).json()["state"] == "awake"
+    assert state(small_budget, SMALL) == "awake", "it is pinned"
+    assert small_budget.post(f"/models/{SMALL}/pin", {"pinned": False}).json()["pinned"] is False
+    small_budget.post(f"/models/{SMALL}/unload", {})
+    wait_for_state(small_budget, SMALL, "absent")
+    assert small_budget.post("/models/nobody/load", {}).status_code == 404
+    assert small_budget.post("/models/auto/unload", {}).status_code == 409
+
+
+def test_who_waits_too_long_is_answered_by_the_best_that_is_awake(small_budget: Stack) -> None:
+    for variant in (SMALL, LARGE):
+        assert small_budget.post(f"/models/{variant}/load", {}).status_code == 200
+    if state(small_budget, MIDDLE) == "awake":
+        small_budget.post(f"/models/{MIDDLE}/unload", {})
+        wait_for_state(small_budget, MIDDLE, "absent")
+    endless = {
+        "model": LARGE,
+        "messages": [{"role": "user", "content": "Tell me a long story."}],
+        "logit_bias": {"151643": -100, "151645": -100},
+        "max_tokens": 1900,
+        "stream": True,
+    }
+    headers = {**small_budget.headers, "cache-control": "no-store"}
+    with httpx.stream(
+        "POST", f"{small_budget.url}/chat/completions", json=endless, headers=headers, timeout=60
+    ) as story:
+        lines = story.iter_lines()
+        next(lines)
+        # It can only come when the story has ended: what is being answered is never put out.
+        started = time.monotonic()
+        answer = small_budget.ask("Hi", model=MIDDLE, max_tokens=2)
+        waited = time.monotonic() - started
+        assert state(small_budget, LARGE) == "draining"
+        assert next(line for line in lines if line.startswith("data: "))
+    about = answer.json()["metadata"]
+    assert about["variant"] == SMALL
+    assert f"{MIDDLE} was not ready in time" in about["route"]["reason"]
+    assert waited >= load_profile(str(PROFILE), load_catalog()).limits.wake_seconds - 1
+    # The client of the story has left, so its variant can go, and the one that was wanted comes.
+    wait_for_state(small_budget, MIDDLE, "awake")
+
+
+def test_it_survives_the_death_of_residency_and_of_a_variant(small_budget: Stack) -> None:
+    assert small_budget.ask("Hi", model=LARGE, max_tokens=2).json()["metadata"]["variant"] == LARGE
+    small_budget.replica("Residency").kill()
+    answer = small_budget.ask("Hi", model=MIDDLE, max_tokens=2)
+    assert answer.json()["metadata"]["variant"] == MIDDLE, answer.text
+    small_budget.replica(MIDDLE).kill()
+    wait_for(lambda: small_budget.health() == "ok", 90, "the variant was not restarted")
+
+    def answers() -> bool:
+        try:
+            response = small_budget.ask("Hi", model=MIDDLE, max_tokens=2)
+            return response.status_code == 200 and response.json()["metadata"]["variant"] == MIDDLE
+        except (httpx.HTTPError, json.JSONDecodeError):
+            return False
+
+    wait_for(answers, 60, "it was not brought in again")
