@@ -13,6 +13,9 @@ from configs.routing import Level
 
 PROFILES = ROOT / "profiles"
 
+ENGINES = frozenset({"llama.cpp"})
+"""The engines that are built; the catalog knows models of others."""
+
 
 class Limits(Strict):
     """What is answered when a limit is reached stands in each description."""
@@ -129,6 +132,8 @@ class Profile(Strict):
         """Raise `ConfigError` where the profile asks for what the catalog does not have."""
         for name, served in self.variants.items():
             spec = catalog.variant(name)
+            if spec.engine not in ENGINES:
+                raise ConfigError(f"profile {self.name}: {name} needs {spec.engine}, which is not built yet")
             limit = spec.extended_context or spec.context
             if served.context > limit:
                 raise ConfigError(

@@ -71,8 +71,6 @@ def variant(row: Row, plan: Plan, catalog: Catalog, here: Home) -> Application:
     """One variant's deployment, by its engine."""
     name, profile = row.variant, plan.profile
     spec, served = catalog.variant(name), profile.variants[name]
-    if spec.engine != "llama.cpp":
-        raise ConfigError(f"profile {profile.name}: {name} needs the {spec.engine} engine, which is not built yet")
     options = {
         "name": name,
         "num_replicas": served.replicas,

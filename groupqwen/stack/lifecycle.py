@@ -19,6 +19,8 @@ from rich.console import Console
 
 from configs.catalog import load_catalog
 from configs.home import Home
+from configs.machine import memory_mb
+from configs.planner import make_plan
 from configs.profile import load_profile
 from groupqwen.models import prepare_embedder, pull, wanted
 from groupqwen.stack import postgres, redis
@@ -43,8 +45,11 @@ class Choices:
 
 
 def settings_for(home: Home, choices: Choices) -> Settings:
-    """Raises `ConfigError` for a profile that is not there or wrong."""
-    profile = load_profile(choices.profile, load_catalog())
+    """Raises `ConfigError` for a profile that is not there or wrong, or that this machine cannot hold: before
+    anything is touched."""
+    catalog = load_catalog()
+    profile = load_profile(choices.profile, catalog)
+    make_plan(profile, catalog, memory_mb())
     return Settings(
         home=home,
         profile=profile,
