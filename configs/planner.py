@@ -40,10 +40,11 @@ class Row:
     parallel: int
     kv_dtype: str
     resident: bool
+    replicas: int = 1
 
     @property
     def total_mb(self) -> int:
-        return self.weights_mb + self.kv_mb + self.overhead_mb
+        return self.replicas * (self.weights_mb + self.kv_mb + self.overhead_mb)
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class Plan:
         nothing, because its memory is Residency's to give."""
         if self.profile.machine.accelerator != "cuda":
             return 0.0
-        return self.share(row) if row.resident else SWAPPED_GPUS
+        return self.share(row) / row.replicas if row.resident else SWAPPED_GPUS
 
     def row(self, name: str) -> Row:
         return next(row for row in self.rows if row.variant == name)
@@ -133,6 +134,7 @@ def row_of(name: str, spec: VariantSpec, served: ServedVariant) -> Row:
         parallel=served.parallel,
         kv_dtype=served.kv_dtype,
         resident=served.keep == "always",
+        replicas=served.replicas,
     )
 
 

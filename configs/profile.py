@@ -57,6 +57,14 @@ class ServedVariant(Strict):
     num_cpus: float = Field(0.1, ge=0, description="CPUs that Ray reserves; a share, since they idle.")
     replicas: int = Field(1, ge=1)
 
+    @model_validator(mode="after")
+    def _swapped_ones_are_single(self) -> ServedVariant:
+        if self.keep == "auto" and self.replicas > 1:
+            raise ValueError(
+                "`keep: auto` goes with one replica: memory is given to a variant, not to copies of it"
+            )
+        return self
+
     @property
     def pool_tokens(self) -> int:
         """Cells of the KV pool."""

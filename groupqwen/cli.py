@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -84,7 +85,12 @@ def down() -> None:
     from groupqwen.stack.lifecycle import down as bring_down
 
     choices = remembered(home()) or Choices()
-    if bring_down(settings_for(home(), choices), console):
+    try:
+        settings = settings_for(home(), choices)
+    except ConfigError:
+        # What runs was started with a profile that is gone or wrong by now; it must be stoppable all the same.
+        settings = settings_for(home(), replace(choices, profile="cpu"))
+    if bring_down(settings, console):
         console.print("Stopped. Your data is in " + str(home().root))
     else:
         console.print("Nothing was running.")

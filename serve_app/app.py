@@ -89,9 +89,9 @@ def residency(plan: Plan, variants: Mapping[str, Application]) -> Application:
     swapped = [row for row in plan.rows if not row.resident]
     footprints = {row.variant: footprint(row, plan.profile.variants[row.variant]) for row in swapped}
     handles = {row.variant: variants[row.variant] for row in swapped}
-    return bind(
-        ResidencyKeeper, {"name": RESIDENCY, "ray_actor_options": LIGHT}, plan.swap_mb, footprints, handles
-    )
+    options = {"name": RESIDENCY, "max_ongoing_requests": 1024, "ray_actor_options": LIGHT}
+    host_memory = plan.profile.machine.accelerator != "cuda"
+    return bind(ResidencyKeeper, options, plan.swap_mb, footprints, handles, host_memory)
 
 
 def footprint(row: Row, served: ServedVariant) -> Footprint:

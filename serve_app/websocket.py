@@ -19,6 +19,9 @@ from serve_app.keys import KeyRing
 KEY_SECONDS = 10.0
 """How long a socket that came without a key has to send one."""
 
+MAX_CANCEL_CHARS = 256
+"""A longer message is no cancel."""
+
 Open = Callable[[ChatRequest, RequestContext], AnswerStream]
 
 
@@ -92,6 +95,8 @@ async def _cancelled(socket: WebSocket) -> None:
 
 
 def _is_cancel(message: str) -> bool:
+    if len(message) > MAX_CANCEL_CHARS:
+        return False
     try:
         data = json.loads(message)
     except ValueError:

@@ -68,8 +68,12 @@ class LlamaCppChat:
     def __init__(self, path: Path, options: ChatOptions) -> None:
         self.options = options
         self.weights = Weights(path, gpu_layers=options.gpu_layers)
-        self.template = ChatTemplate(self.weights)
-        self.engine = Engine(self.weights, options.engine)
+        try:
+            self.template = ChatTemplate(self.weights)
+            self.engine = Engine(self.weights, options.engine)
+        except BaseException:
+            self.weights.close()  # A context that does not fit must not leave the weights behind.
+            raise
         for name, adapter in options.adapters.items():
             self.engine.context.load_adapter(name, adapter)
 

@@ -18,7 +18,7 @@ from ray.serve.metrics import Counter, Gauge
 
 from configs.catalog import VariantSpec
 from configs.profile import ServedVariant
-from deployments.contract import ChatRequest, RequestContext, not_ready
+from deployments.contract import ChatRequest, RequestContext, not_ready, queue_full
 from deployments.llamacpp.chat import ChatOptions, LlamaCppChat
 from deployments.llamacpp.engine import EngineOptions, EngineStats
 from deployments.llamacpp.sampling import SamplingOptions
@@ -64,7 +64,9 @@ class LlamaCppVariant:
         self._wake_seconds = wake_seconds
         self._gate = Gate()
         self._chat: LlamaCppChat | None = None
-        self._loading = False
+        self._loading: asyncio.Task[LlamaCppChat] | None = None
+        self._lock = asyncio.Lock()
+        self._most_waiting = served.parallel + served.max_queue
         self._past = EngineStats()
         self._residency: DeploymentHandle | None = None
         if served.keep == "always":
@@ -86,6 +88,8 @@ class LlamaCppVariant:
         self, request: ChatRequest, context: RequestContext
     ) -> AsyncIterator[list[ChatCompletionChunk]]:
         """The chat contract, in lists of what is there at once: fewer messages between processes."""
+        if not self._gate.is_open and self._gate.waiting >= self._most_waiting:
+            raise queue_full(self._wake_seconds)
         try:
             async with self._gate.passage(self._wake_seconds, self._ask_to_be_loaded):
                 chat = self._chat
@@ -103,19 +107,40 @@ class LlamaCppVariant:
         self._residency.wanted.remote(self._name)
 
     async def load(self) -> None:
-        """Residency's word: the memory is yours. Returns when the model answers."""
-        if self._chat is None:
-            self._loading = True
-            try:
-                self._chat = await asyncio.to_thread(self._make)
-            finally:
-                self._loading = False
-        self._gate.open()
+        """Residency's word: the memory is yours. Returns when the model answers.
+
+        Goes on although the caller dies meanwhile: a load cannot be stopped half-way, and what it has loaded
+        must not be lost sight of.
+        """
+        async with self._lock:
+            if self._chat is None:
+                if self._loading is None:
+                    self._loading = asyncio.create_task(asyncio.to_thread(self._make))
+                    self._loading.add_done_callback(self._loaded)
+                await asyncio.shield(self._loading)
+            self._gate.open()
+
+    def _loaded(self, loading: asyncio.Task[LlamaCppChat]) -> None:
+        self._loading = None
+        if not loading.cancelled() and loading.exception() is None:
+            self._chat = loading.result()
+            self._gate.open()
 
     async def unload(self) -> None:
         """Residency's word: leave. Takes nothing new, and returns when the last answer is out and the memory
-        is free."""
-        await self._gate.drain()
+        is free. Where the caller dies meanwhile, this stays, open as before."""
+        async with self._lock:
+            if self._loading is not None:
+                await asyncio.shield(self._loading)
+            try:
+                await self._gate.drain()
+            except asyncio.CancelledError:
+                if self._chat is not None:
+                    self._gate.open()
+                raise
+            await asyncio.shield(asyncio.create_task(self._free()))
+
+    async def _free(self) -> None:
         chat, self._chat = self._chat, None
         if chat is not None:
             self._past = self._past.plus(chat.engine.stats)
@@ -132,11 +157,14 @@ class LlamaCppVariant:
         engine = self._chat.engine if self._chat else None
         stats = self._past.plus(engine.stats) if engine else self._past
         draining = engine is not None and not self._gate.is_open
-        state = "loading" if self._loading else "draining" if draining else "awake" if engine else "absent"
+        state = (
+            "loading" if self._loading is not None else "draining" if draining else "awake" if engine else "absent"
+        )
         return {
             "state": state,
             "active": engine.active if engine else 0,
             "waiting": (engine.queued if engine else 0) + self._gate.waiting,
+            "at_the_gate": self._gate.waiting,
             "asked": self._gate.passed + self._gate.waiting,
             "prompt_tokens": stats.prompt_tokens,
             "prompt_reused": stats.prompt_reused,

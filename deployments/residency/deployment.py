@@ -9,17 +9,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-import psutil
-from ray.exceptions import RayActorError, RayTaskError
-from ray.serve.exceptions import RayServeException
+from ray.serve import metrics
 from ray.serve.handle import DeploymentHandle
-from ray.serve.metrics import Counter, Gauge
 
-from deployments.contract import ChatError
+from configs.machine import free_memory_mb
+from deployments.contract import ChatError, not_ready
 from deployments.residency.machine import Footprint, Impossible, Residency, State, Swap
 from deployments.serving import deployment
 
@@ -30,7 +29,10 @@ STATUS_SECONDS = 2.0
 TIGHT = 1.25
 """A load is warned about where less than this many times its footprint is free in the machine."""
 
-AWAY = (RayActorError, RayTaskError, RayServeException, TimeoutError)
+LOAD_SECONDS = 300.0
+FIRST_LOOK_SECONDS = 60.0
+"""So long nothing is swapped after a start, unless every variant has said before how it is: one that has not may
+hold memory."""
 
 
 @deployment
@@ -38,15 +40,25 @@ class ResidencyKeeper:
     """The memory budget of one node, MiB, and the variants that share it."""
 
     def __init__(
-        self, budget_mb: int, footprints: Mapping[str, Footprint], variants: Mapping[str, DeploymentHandle]
+        self,
+        budget_mb: int,
+        footprints: Mapping[str, Footprint],
+        variants: Mapping[str, DeploymentHandle],
+        host_memory: bool,
     ) -> None:
         self._node = Residency(budget_mb, footprints)
         self._variants = dict(variants)
+        self._host_memory = host_memory
         self._asked: dict[str, int] = {}
+        self._heard: set[str] = set()
+        self._loads: Counter[str] = Counter()
+        self._started = time.monotonic()
         self._news = asyncio.Event()
         self._problems: dict[str, str] = {}
-        self._swaps = Counter("groupqwen_residency_swaps", "Variants brought in or sent out.", ("variant", "kind"))
-        self._used = Gauge("groupqwen_residency_used_mb", "Declared memory of what is in, MiB.")
+        self._swaps = metrics.Counter(
+            "groupqwen_residency_swaps", "Variants brought in or sent out.", ("variant", "kind")
+        )
+        self._used = metrics.Gauge("groupqwen_residency_used_mb", "Declared memory of what is in, MiB.")
         self._running = asyncio.get_running_loop().create_task(self._run())
 
     # -- asked from outside --------------------------------------------------------------------------
@@ -60,12 +72,15 @@ class ResidencyKeeper:
         """Bring it in, and wait for it. Raises `ChatError` where it does not come in time."""
         until = time.monotonic() + seconds
         self._problems.pop(name, None)
-        while self._node.state(name) is not State.AWAKE:
-            if name in self._problems or time.monotonic() > until:
-                reason = self._problems.get(name, f"it was not in memory within {seconds:g} s")
-                raise ChatError(f"{name}: {reason}", status=503, code="variant_not_ready", retry_after=10)
-            await self.wanted(name)
-            await asyncio.sleep(0.1)
+        self._loads[name] += 1
+        try:
+            while self._node.state(name) is not State.AWAKE:
+                if name in self._problems or time.monotonic() > until:
+                    raise not_ready(name, self._problems.get(name, f"it was not in memory within {seconds:g} s"))
+                await self.wanted(name)
+                await asyncio.sleep(0.1)
+        finally:
+            self._loads[name] -= 1
         return self.about(name)
 
     async def unload(self, name: str) -> dict[str, Any]:
@@ -84,15 +99,6 @@ class ResidencyKeeper:
             ) from impossible
         return self.about(name)
 
-    async def states(self) -> dict[str, Any]:
-        """The budget, and what holds it."""
-        return {
-            "budget_mb": self._node.budget_mb,
-            "used_mb": self._node.used_mb,
-            "waiting": self._node.waiting(),
-            "variants": {name: self.about(name) for name in self._variants},
-        }
-
     def about(self, name: str) -> dict[str, Any]:
         """One variant's state and footprint."""
         return {
@@ -106,86 +112,110 @@ class ResidencyKeeper:
     # -- the watch -----------------------------------------------------------------------------------
 
     async def _run(self) -> None:
-        for name, status in (await self._statuses()).items():
-            # Draining or loading, too, holds memory; what becomes of it shows in a later look.
-            if status is not None and status["state"] != "absent":
-                self._node.adopt(name, State.AWAKE, time.monotonic())
         while True:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._news.wait(), WATCH_SECONDS)
             self._news.clear()
             try:
                 await self._look()
-                while (swap := self._node.next_swap(time.monotonic())) is not None:
+                while self._knows_all and (swap := self._node.next_swap(time.monotonic())) is not None:
                     await self._carry_out(swap)
                     await self._look()
             except Exception:
                 logger.exception("residency: a round failed")
+                self._node.abandon(time.monotonic())
             self._used.set(self._node.used_mb)
 
-    async def _statuses(self) -> dict[str, dict[str, Any] | None]:
-        async def one(name: str) -> dict[str, Any] | None:
-            try:
-                status: dict[str, Any] = await asyncio.wait_for(
-                    self._variants[name].status.remote(), STATUS_SECONDS
-                )
-                return status
-            except AWAY:
-                return None
+    @property
+    def _knows_all(self) -> bool:
+        late = time.monotonic() - self._started > FIRST_LOOK_SECONDS
+        return late or self._heard >= self._variants.keys()
 
-        names = list(self._variants)
-        return dict(zip(names, await asyncio.gather(*(one(name) for name in names)), strict=True))
+    async def check_health(self) -> None:
+        """Serve restarts this when it raises."""
+        if self._running.done():
+            raise RuntimeError("the watch over the variants has ended")
+
+    async def _status(self, name: str) -> dict[str, Any] | None:
+        try:
+            answer: dict[str, Any] = await asyncio.wait_for(self._variants[name].status.remote(), STATUS_SECONDS)
+            return answer
+        except Exception as error:  # Whatever it is (Ray raises gRPC's own errors too): it has not said how it is.
+            logger.debug("residency: %s does not say how it is: %r", name, error)
+            return None
 
     async def _look(self) -> None:
-        """How busy each is, how often it was asked since the last look, and whether it has died."""
+        """How each is, how busy, how often it was asked since the last look, and whether anyone still waits."""
+        statuses = await asyncio.gather(*(self._status(name) for name in self._variants))
         now = time.monotonic()
-        for name, status in (await self._statuses()).items():
-            known = self._node.state(name)
+        for name, status in zip(self._variants, statuses, strict=True):
             if status is None:
-                continue  # Busy, or being restarted: then it says so itself once it is back.
+                continue  # Busy, or being restarted: it says so itself once it is back.
+            self._heard.add(name)
             asked, before = status["asked"], self._asked.get(name, 0)
             if asked > before:
                 self._node.used(name, now, asked - before)
             self._asked[name] = asked
             self._node.busy(name, status["active"] + status["waiting"])
-            if known is State.AWAKE and status["state"] == "absent":
-                logger.warning("residency: %s was restarted and is not in memory any more", name)
-                self._node.gone(name, now)
+            self._believe(name, status["state"], now)
+            if not status["at_the_gate"] and not self._loads[name]:
+                self._node.given_up(name)
+
+    def _believe(self, name: str, said: str, now: float) -> None:
+        """What a variant says of itself holds. (No swap is under way when this is asked.)"""
+        known = self._node.state(name)
+        if known is State.AWAKE and said == "absent":
+            logger.warning("residency: %s was restarted and is not in memory any more", name)
+            self._node.gone(name, now)
+        elif known is not State.AWAKE and said != "absent":
+            logger.warning("residency: %s is found to be %s", name, said)
+            self._node.adopt(name, State.AWAKE, now)
 
     async def _carry_out(self, swap: Swap) -> None:
-        await asyncio.gather(*(self._send_out(name) for name in swap.leaving))
         name = swap.coming
+        if name is not None and (objection := self._objection(name, swap.leaving)) is not None:
+            self._node.abandon(time.monotonic())
+            await self._refuse(name, objection)
+            return
+        await asyncio.gather(*(self._send_out(leaving) for leaving in swap.leaving))
         if name is None or self._node.state(name) is not State.LOADING:
             return
         try:
-            self._check_room(name)
-            await self._variants[name].load.remote()
-        except (*AWAY, MemoryError) as error:
-            self._problems[name] = str(error).strip().splitlines()[-1] if str(error).strip() else repr(error)
-            logger.error("residency: %s cannot be loaded: %s", name, self._problems[name])
+            await asyncio.wait_for(self._variants[name].load.remote(), LOAD_SECONDS)
+        except Exception as error:
             self._node.failed(name, time.monotonic())
-            self._variants[name].fail.remote(self._problems[name])
+            await self._refuse(name, (str(error).strip().splitlines() or [repr(error)])[-1])
             return
         self._problems.pop(name, None)
         self._node.came(name, time.monotonic())
         self._swaps.inc(tags={"variant": name, "kind": "in"})
 
+    async def _refuse(self, name: str, problem: str) -> None:
+        """Tell who waits for it."""
+        logger.error("residency: %s cannot be loaded: %s", name, problem)
+        self._problems[name] = problem
+        self._variants[name].fail.remote(problem)
+
     async def _send_out(self, name: str) -> None:
         try:
             await self._variants[name].unload.remote()
-        except AWAY:
-            logger.warning("residency: %s died instead of leaving", name)
+        except Exception as error:
+            # Mostly because it has died. If it has not, the next look finds it awake.
+            logger.warning("residency: %s did not leave in order: %r", name, error)
         self._node.gone(name, time.monotonic())
         self._swaps.inc(tags={"variant": name, "kind": "out"})
 
-    def _check_room(self, name: str) -> None:
-        """Whether others have taken the memory that the budget speaks of. Raises MemoryError."""
+    def _objection(self, name: str, leaving: tuple[str, ...]) -> str | None:
+        """Whether others have taken the memory that the budget speaks of."""
+        if not self._host_memory:
+            return None
         wanted = self._node.footprint(name).awake_mb
-        free = psutil.virtual_memory().available // 2**20
+        free = free_memory_mb() + sum(self._node.footprint(other).awake_mb for other in leaving)
         if free < wanted:
-            raise MemoryError(
+            return (
                 f"{wanted} MiB are declared for it and only {free} MiB are free in the machine: something outside "
                 "GroupQwen has taken the memory"
             )
         if free < TIGHT * wanted:
             logger.warning("residency: %s takes %d MiB, and only %d MiB are free", name, wanted, free)
+        return None

@@ -9,6 +9,9 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+GRACE_SECONDS = 0.05
+"""Who leaves sooner (the cache had the answer after all) has asked for nothing."""
+
 REMIND_SECONDS = 2.0
 """A waiter asks again this often: whoever brings variants in may have died and forgotten."""
 
@@ -73,17 +76,18 @@ class Gate:
     async def _wait(self, seconds: float, ask: Callable[[], None]) -> None:
         loop = asyncio.get_running_loop()
         until = loop.time() + seconds
+        pause = GRACE_SECONDS
         # Opened and closed again before this waiter's turn came: it waits on.
         while not self._open:
             left = until - loop.time()
             if left <= 0:
                 raise NotReady(f"it was not in memory within {seconds:g} s")
-            ask()
             waiter: asyncio.Future[None] = loop.create_future()
             self._waiting.add(waiter)
             try:
-                await asyncio.wait_for(waiter, min(left, REMIND_SECONDS))
+                await asyncio.wait_for(waiter, min(left, pause))
             except TimeoutError:
-                continue
+                ask()
+                pause = REMIND_SECONDS
             finally:
                 self._waiting.discard(waiter)

@@ -177,8 +177,23 @@ class Residency:
         self._variants[name].dismissed = True
 
     def adopt(self, name: str, state: State, now: float) -> None:
-        """What is found when this starts beside variants that run already."""
+        """What is found to be so, whatever was thought: after a start beside variants that run already."""
+        self._variants[name].waiting_since = None
         self._enter(name, state, now)
+
+    def abandon(self, now: float) -> None:
+        """The swap cannot be carried out: who was to leave stays, and who was to come is given up."""
+        swap, self._swap = self._swap, None
+        if swap is None:
+            return
+        for name in self._still_leaving:
+            if self._variants[name].state is State.DRAINING:
+                self._enter(name, State.AWAKE, now)
+        self._still_leaving = set()
+        if swap.coming is not None:
+            self.given_up(swap.coming)
+            if self._variants[swap.coming].state is State.LOADING:
+                self._enter(swap.coming, State.ABSENT, now)
 
     # -- what to do ----------------------------------------------------------------------------------
 

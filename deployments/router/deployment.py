@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from openai.types.chat import ChatCompletionChunk
@@ -135,6 +135,8 @@ class Router:
                         kept = await started.first
                     except ChatError as error:
                         decision = await self._instead(decision, request, found, error)
+                        # What another variant said is not kept as the answer of the one that was asked for.
+                        lookup = replace(lookup, exact_key=None)
                         record.route(decision, lookup.outcome, lookup.distance)
                         started = await opened.enter_async_context(
                             self._started(decision.variant, request, context)

@@ -45,11 +45,8 @@ class Choices:
 
 
 def settings_for(home: Home, choices: Choices) -> Settings:
-    """Raises `ConfigError` for a profile that is not there or wrong, or that this machine cannot hold: before
-    anything is touched."""
-    catalog = load_catalog()
-    profile = load_profile(choices.profile, catalog)
-    make_plan(profile, catalog, memory_mb())
+    """Raises `ConfigError` for a profile that is not there or wrong."""
+    profile = load_profile(choices.profile, load_catalog())
     return Settings(
         home=home,
         profile=profile,
@@ -90,7 +87,8 @@ def only_one(home: Home, console: Console) -> Iterator[None]:
 
 def up(settings: Settings, choices: Choices, console: Console) -> Credentials:
     """Bring everything up and wait until it answers. Does nothing twice. Raises `StartProblem`,
-    `DownloadError`."""
+    `DownloadError`, and `PlanRefused` before anything is touched."""
+    make_plan(settings.profile, load_catalog(), memory_mb())
     check_home(settings)
     with only_one(settings.home, console):
         previous = remembered(settings.home)

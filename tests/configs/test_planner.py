@@ -63,6 +63,14 @@ def test_swapped_ones_need_room_for_the_largest_only() -> None:
     assert sum(row.total_mb for row in plan.rows) > plan.budget_mb == 27_000
 
 
+def test_copies_take_their_memory_each_and_are_not_swapped() -> None:
+    one = make_plan(profile(20_000, qwen3_4b={"context": 2048}), CATALOG, 1)
+    two = make_plan(profile(20_000, qwen3_4b={"context": 2048, "replicas": 2}), CATALOG, 1)
+    assert two.resident_mb == 2 * one.resident_mb
+    with pytest.raises(ValueError, match="goes with one replica"):
+        profile(20_000, qwen3_4b={"replicas": 2, "keep": "auto"})
+
+
 def test_an_impossible_plan_is_refused_with_the_numbers_and_the_nearest_that_fits() -> None:
     wish = profile(12_000, qwen3_8b={"context": 32768, "parallel": 4, "kv_tokens": 65536})
     with pytest.raises(PlanRefused, match=r"planned.*14616 MiB \(qwen3-8b 14616\); 12000 of 12000 MiB") as refused:

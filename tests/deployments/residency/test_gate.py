@@ -35,7 +35,7 @@ async def test_waiters_go_in_together_when_it_opens() -> None:
             pass
 
     tasks = [asyncio.create_task(one()) for _ in range(3)]
-    await asyncio.sleep(0.01)
+    await asyncio.sleep(2 * gates.GRACE_SECONDS)
     assert gate.waiting == 3
     assert len(asked) == 3
     gate.open()
@@ -51,6 +51,21 @@ async def test_who_waits_too_long_is_told_and_asks_again_meanwhile(monkeypatch: 
             raise AssertionError
     assert len(asked) >= 3
     assert (gate.waiting, gate.inside) == (0, 0)
+
+
+async def test_who_leaves_at_once_has_asked_for_nothing() -> None:
+    gate, asked = Gate(), []
+
+    async def waits() -> None:
+        async with gate.passage(5, lambda: asked.append(1)):
+            raise AssertionError
+
+    waiter = asyncio.create_task(waits())
+    await asyncio.sleep(gates.GRACE_SECONDS / 4)
+    waiter.cancel()
+    await asyncio.gather(waiter, return_exceptions=True)
+    await asyncio.sleep(2 * gates.GRACE_SECONDS)
+    assert not asked
 
 
 async def test_a_failed_load_is_told_to_all_who_wait() -> None:

@@ -181,6 +181,23 @@ def test_sleeping_takes_what_it_takes_and_goes_when_that_is_needed() -> None:
     assert node.used_mb == 90
 
 
+def test_a_swap_that_is_abandoned_leaves_everything_as_it_was() -> None:
+    node = three(budget=60)
+    bring(node, "a", 0)
+    node.wanted("b", 50)
+    assert node.next_swap(50) == Swap("b", ("a",))
+    node.abandon(51)
+    assert node.state("a") is State.AWAKE
+    assert node.waiting() == []
+    assert node.next_swap(52) is None
+    node.gone("a", 60)
+    node.wanted("b", 60)
+    assert node.next_swap(60) == Swap("b")
+    node.abandon(61)
+    assert node.state("b") is State.ABSENT
+    assert node.used_mb == 0
+
+
 NAMES = "abcde"
 
 
@@ -248,6 +265,11 @@ class Node(RuleBasedStateMachine):
     def load_fails(self) -> None:
         for name in self._in_state(State.LOADING):
             self.node.failed(name, self.now)
+
+    @rule()
+    def swap_is_abandoned(self) -> None:
+        # Only what has not left by then can stay: the rest is gone for good.
+        self.node.abandon(self.now)
 
     @rule(name=st.sampled_from(NAMES))
     def process_dies(self, name: str) -> None:
