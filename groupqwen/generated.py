@@ -83,7 +83,8 @@ def api_reference() -> str:
         "## WebSocket /v1/chat/ws",
         "",
         "Each message is a chat request; the answer comes as `chat.completion.chunk` messages and ends with",
-        '`{"type": "done"}`. `{"type": "cancel"}` stops the answer that is running. The key comes in the',
+        '`{"type": "done"}`. `{"type": "cancel"}` stops the answer that is running. Requests that',
+        "come meanwhile wait for their turn (8 at most; one more is answered by an error). The key comes in the",
         'Authorization header or, where a browser cannot set one, in a first message `{"api_key": "gq-…"}`.',
     ]
     return "\n".join(line.rstrip() for line in lines) + "\n"

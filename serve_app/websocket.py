@@ -1,10 +1,11 @@
-"""Chat over a WebSocket: requests in, chunks out, one answer at a time, which a message may cancel."""
+"""Chat over a WebSocket: requests in, chunks out, one answer after the other, which a message may cancel."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 from fastapi import WebSocket, WebSocketDisconnect
 from pydantic import ValidationError
@@ -19,8 +20,13 @@ from serve_app.keys import KeyRing
 KEY_SECONDS = 10.0
 """How long a socket that came without a key has to send one."""
 
+MAX_WAITING = 8
+"""Requests of one socket that may wait for their turn; one more is refused."""
+
 MAX_CANCEL_CHARS = 256
 """A longer message is no cancel."""
+
+T = TypeVar("T")
 
 Open = Callable[[ChatRequest, RequestContext], AnswerStream]
 
@@ -28,18 +34,65 @@ Open = Callable[[ChatRequest, RequestContext], AnswerStream]
 async def serve_socket(socket: WebSocket, keys: KeyRing, limits: Limits, open_stream: Open) -> None:
     """Serve one WebSocket until it closes."""
     await socket.accept()
+    inbox = Inbox(socket)
     try:
         if socket.state.key is None and not await _sends_key(socket, keys):
             await socket.send_json(no_key().body())
             await socket.close(4401)
             return
+        inbox.open()
         while True:
-            message = await socket.receive_text()
-            if _is_cancel(message):
-                continue  # It crossed with the end of the answer that it was meant for.
-            await _answer(socket, message, limits, open_stream)
+            await _answer(socket, await inbox.next(), inbox, limits, open_stream)
     except WebSocketDisconnect:
         return
+    finally:
+        await inbox.close()
+
+
+class Inbox:
+    """The one reader of a socket. Requests wait here for their turn; a cancel goes to the answer that is running,
+    and is forgotten where none is: it has crossed with the end of the one that it was meant for."""
+
+    def __init__(self, socket: WebSocket) -> None:
+        self._socket = socket
+        self._waiting: asyncio.Queue[str] = asyncio.Queue(MAX_WAITING)
+        self._reading: asyncio.Task[None] | None = None
+        self.cancelled = asyncio.Event()
+
+    def open(self) -> None:
+        self._reading = asyncio.create_task(self._read())
+
+    async def _read(self) -> None:
+        while True:
+            message = await self._socket.receive_text()
+            if _is_cancel(message):
+                self.cancelled.set()
+            elif self._waiting.full():
+                await self._socket.send_json(_too_many().body())
+            else:
+                self._waiting.put_nowait(message)
+
+    async def next(self) -> str:
+        """The next request. Raises `WebSocketDisconnect` when the client has left."""
+        return await self.unless_gone(self._waiting.get())
+
+    async def unless_gone(self, waited_for: Coroutine[Any, Any, T]) -> T:
+        """What is waited for, unless the client leaves before: then `WebSocketDisconnect`."""
+        assert self._reading is not None
+        task = asyncio.create_task(waited_for)
+        try:
+            await asyncio.wait({task, self._reading}, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                self._reading.result()
+            return await task
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def close(self) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.gather(self._reading, return_exceptions=True)
 
 
 async def _sends_key(socket: WebSocket, keys: KeyRing) -> bool:
@@ -54,7 +107,7 @@ async def _sends_key(socket: WebSocket, keys: KeyRing) -> bool:
     return socket.state.key is not None
 
 
-async def _answer(socket: WebSocket, message: str, limits: Limits, open_stream: Open) -> None:
+async def _answer(socket: WebSocket, message: str, inbox: Inbox, limits: Limits, open_stream: Open) -> None:
     try:
         if len(message) > limits.body_bytes:
             raise invalid("The message is too large.")
@@ -68,30 +121,47 @@ async def _answer(socket: WebSocket, message: str, limits: Limits, open_stream: 
     except ChatError as error:
         await socket.send_json(error.body())
         return
-    context = request_context(socket)
-    stream = open_stream(chat, context)
-    listening = asyncio.ensure_future(_cancelled(socket))
-    sending = asyncio.ensure_future(_send_answer(socket, stream))
+    stream = open_stream(chat, request_context(socket))
+    inbox.cancelled.clear()
     try:
-        await asyncio.wait({listening, sending}, return_when=asyncio.FIRST_COMPLETED)
-        if not sending.done():
-            sending.cancel()
-            await asyncio.gather(sending, return_exceptions=True)
-            if listening.exception() is None:
-                await socket.send_json({"type": "cancelled"})
-        if listening.done() and (left := listening.exception()) is not None:
-            raise left
-        await asyncio.gather(sending, return_exceptions=True)
+        if await inbox.unless_gone(_send_until(socket, stream, inbox.cancelled)):
+            await socket.send_json({"type": "done"})
+        else:
+            await socket.send_json({"type": "cancelled"})
     finally:
-        listening.cancel()
-        await asyncio.gather(listening, return_exceptions=True)
         await stream.close()
 
 
-async def _cancelled(socket: WebSocket) -> None:
-    """Returns when the client asks to stop; raises when it leaves. Anything else has to wait for its turn."""
-    while not _is_cancel(await socket.receive_text()):
-        await socket.send_json(invalid("One answer at a time: send this again after 'done', or cancel.").body())
+async def _send_until(socket: WebSocket, stream: AnswerStream, cancelled: asyncio.Event) -> bool:
+    """Send the answer. False where it was cancelled before its end."""
+    sending = asyncio.create_task(_send_answer(socket, stream))
+    stopping = asyncio.create_task(cancelled.wait())
+    try:
+        await asyncio.wait({sending, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if sending.done():
+            sending.result()
+            return True
+        return False
+    finally:
+        for task in (sending, stopping):
+            task.cancel()
+        await asyncio.gather(sending, stopping, return_exceptions=True)
+
+
+async def _send_answer(socket: WebSocket, stream: AnswerStream) -> None:
+    async for sent in stream.frames():
+        text = sent.decode()
+        if text.startswith("data: {"):
+            await socket.send_text(text.removeprefix("data: ").rstrip("\n"))
+
+
+def _too_many() -> ChatError:
+    return ChatError(
+        f"{MAX_WAITING} requests of this socket wait for their turn already.",
+        status=429,
+        kind="rate_limit_error",
+        code="queue_full",
+    )
 
 
 def _is_cancel(message: str) -> bool:
@@ -102,11 +172,3 @@ def _is_cancel(message: str) -> bool:
     except ValueError:
         return False
     return isinstance(data, dict) and data.get("type") == "cancel"
-
-
-async def _send_answer(socket: WebSocket, stream: AnswerStream) -> None:
-    async for sent in stream.frames():
-        text = sent.decode()
-        if text.startswith("data: {"):
-            await socket.send_text(text.removeprefix("data: ").rstrip("\n"))
-    await socket.send_json({"type": "done"})
