@@ -31,6 +31,10 @@ from deployments.router.deployment import Router
 from deployments.serving import bind
 from serve_app.gateway import Gateway
 
+DRAIN_SECONDS = 60
+"""So long a replica that is replaced may finish what it is answering; a rollout waits for it. Serve's own 20 s are
+less than a request may wait for a variant that is being replaced."""
+
 LIGHT = {"num_cpus": 0.1}
 """What Ray reserves for a deployment that mostly waits."""
 
@@ -51,7 +55,11 @@ def build(args: dict[str, Any]) -> Application:
     here = home()
     busy = profile.limits.concurrent_requests
 
-    light = {"max_ongoing_requests": busy, "ray_actor_options": LIGHT}
+    light = {
+        "max_ongoing_requests": busy,
+        "graceful_shutdown_timeout_s": DRAIN_SECONDS,
+        "ray_actor_options": LIGHT,
+    }
     ruled = {**light, "user_config": {"routing": load_routing().model_dump(mode="json")}}
     # What user_config holds reaches running replicas without a restart.
 
@@ -77,7 +85,7 @@ def variant(row: Row, plan: Plan, catalog: Catalog, here: Home) -> Application:
         # A little more than the engine takes, so that it is the engine that refuses, with a Retry-After.
         "max_ongoing_requests": served.parallel + served.max_queue + 16,
         "health_check_period_s": 5,
-        "graceful_shutdown_timeout_s": 30,
+        "graceful_shutdown_timeout_s": DRAIN_SECONDS,
         "ray_actor_options": {"num_cpus": served.num_cpus, "num_gpus": plan.num_gpus(row)},
     }
     path = str(here.model_file(name, spec.source))

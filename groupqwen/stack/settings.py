@@ -73,6 +73,7 @@ class Settings:
             "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(proxy / "server-state"),
             "RAY_SERVE_HAPROXY_STATS_PORT": str(ports.haproxy_stats),
             "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports.haproxy_metrics),
+            **_replica_ports(ports.http),
             "RAY_SERVE_LOG_TO_STDERR": "0",
             # Ray runs its workers at niceness 15; here they are what a person waits for.
             "RAY_worker_niceness": "0",
@@ -82,6 +83,16 @@ class Settings:
             "TOKENIZERS_PARALLELISM": "false",
             "PYTHONUNBUFFERED": "1",
         }
+
+
+def _replica_ports(http: int) -> dict[str, str]:
+    """Ports of the Gateway's replicas, which follow from the endpoint's: two groups on one machine that drew from
+    one range would, while one replaces a Gateway, hand each other's requests on (and refuse them: other keys)."""
+    names = {"HTTP": http + 22_000, "GRPC": http + 32_000}
+    if max(names.values()) + 100 > 65_535:
+        return {}
+    first = {f"RAY_SERVE_DIRECT_INGRESS_MIN_{kind}_PORT": str(port) for kind, port in names.items()}
+    return first | {f"RAY_SERVE_DIRECT_INGRESS_MAX_{kind}_PORT": str(port + 100) for kind, port in names.items()}
 
 
 def _haproxy() -> Path:
