@@ -21,7 +21,7 @@ SWAPPED_GPUS = 0.001
 """A trace of the card, so that Ray places a swapped variant beside it and lets its process see it."""
 
 IDLE_PROCESS_MB = 200
-"""A variant's process without its model (170 MiB measured with Ray 2.60)."""
+"""A variant's process without its model (`groupqwen status` shows 170 to 190 of one that is absent)."""
 
 LEAST_CONTEXT = 2048
 """Shorter than this no context is made to fit."""
@@ -32,7 +32,6 @@ class Row:
     """One variant of the plan."""
 
     variant: str
-    engine: str
     weights_mb: int
     kv_mb: int
     overhead_mb: int
@@ -97,9 +96,6 @@ class Plan:
             return 0.0
         return self.share(row) / row.replicas if row.resident else SWAPPED_GPUS
 
-    def row(self, name: str) -> Row:
-        return next(row for row in self.rows if row.variant == name)
-
     def share(self, row: Row) -> float:
         """The variant's share of the card, rounded up to a hundredth: `num_gpus`, and for vLLM its
         `gpu_memory_utilization`."""
@@ -126,7 +122,6 @@ def row_of(name: str, spec: VariantSpec, served: ServedVariant) -> Row:
     weights = math.ceil(spec.source.bytes / 2**20) if spec.source.bytes else spec.memory_mb
     return Row(
         variant=name,
-        engine=spec.engine,
         weights_mb=weights,
         kv_mb=kv_mb(spec, served),
         overhead_mb=max(0, spec.memory_mb - weights),

@@ -133,7 +133,7 @@ class Residence(BaseModel):
 
 
 class CacheStats(BaseModel):
-    """Since the cache's replica started, except `entries`, which are those in Redis now."""
+    """Since the Router's replica started, except `entries`, which are those in Redis now."""
 
     outcomes: dict[str, int]
     hit_rate: float | None = Field(None, description="Hits ÷ (hits + misses); bypassed requests do not count.")

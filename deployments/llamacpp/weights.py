@@ -35,7 +35,7 @@ class Weights:
         params.n_gpu_layers = gpu_layers
         if gpu_layers == 0:
             # Read, not mapped: most tensors are rearranged for the CPU, and their mapped pages would be resident
-            # beside the rearranged ones (1,879 instead of 1,290 MiB for Qwen2.5-Coder-1.5B).
+            # beside the rearranged ones.
             params.load_mode = llama_cpp.LLAMA_LOAD_MODE_NONE
         handle = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
         if not handle:

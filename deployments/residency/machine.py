@@ -329,17 +329,3 @@ class Residency:
     def _enter(self, name: str, state: State, now: float) -> None:
         variant = self._variants[name]
         variant.state, variant.since, variant.dismissed = state, now, False
-
-    def wait_estimate(self, name: str, now: float) -> float:
-        """Seconds until it could be awake, if it were the next to come."""
-        variant = self._variants[name]
-        if variant.state is State.AWAKE:
-            return 0.0
-        ahead = 0.0
-        if self._swap is not None and self._swap.coming is not None:
-            coming = self._variants[self._swap.coming]
-            begun = coming.since if coming.state is State.LOADING else now
-            ahead = max(0.0, coming.footprint.load_seconds - (now - begun))
-            if self._swap.coming == name:
-                return ahead
-        return ahead + variant.footprint.load_seconds

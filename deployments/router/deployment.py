@@ -19,6 +19,7 @@ from ray.serve.metrics import Counter, Histogram
 
 from configs.catalog import Catalog
 from configs.home import home
+from configs.planner import row_of
 from configs.profile import Profile
 from configs.routing import Routing
 from deployments.cache.answer import CachedAnswer, Lookup
@@ -307,8 +308,7 @@ class Router:
             "context": served.context,
             "capabilities": sorted(spec.capabilities),
             "roles": [role for role, variant in self._profile.roles.items() if variant == name],
-            "declared_memory_mb": spec.memory_mb
-            + int(spec.architecture.kv_bytes_per_token() * served.pool_tokens / 2**20),
+            "declared_memory_mb": row_of(name, spec, served).total_mb,
             "status": status,
         }
 
