@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -11,6 +12,9 @@ from configs.document import ROOT, ConfigError, Strict, read
 
 Capability = Literal["chat", "code", "tools", "json", "thinking", "vision", "translation"]
 Device = Literal["cuda", "metal", "cpu"]
+
+BYTES_PER_PARAMETER = {"BF16": 2.0, "FP8": 1.0}
+"""Of precisions that leave no doubt; others mix theirs, and only the file's size tells."""
 
 
 class Source(Strict):
@@ -40,6 +44,36 @@ class Source(Strict):
     def filename(self) -> str:
         """The last part of the path, without a revision."""
         return self.uris[0].split("@")[0].rsplit("/", 1)[-1]
+
+
+class VllmOptions(Strict):
+    """What a variant on vLLM can set beside what the profile and the plan decide; the names are vLLM's own
+    engine arguments. Unset: vLLM's default."""
+
+    tool_call_parser: str | None = Field(None, description="How tool calls are written: `hermes` for Qwen3.")
+    reasoning_parser: str | None = Field(None, description="How thoughts are marked: `qwen3`.")
+    chat_template: str | None = Field(None, description="A Jinja template or its path; unset: the model's own.")
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field("auto", description="Of what is computed.")
+    quantization: str | None = Field(None, description="Unset: as the weights say.")
+    hf_overrides: dict[str, Any] | None = Field(
+        None, description="Changes to the model's config, such as `rope_parameters` (YaRN) for a longer context."
+    )
+    enforce_eager: bool = Field(
+        False, description="No compilation and no CUDA graphs: starts sooner, runs slower."
+    )
+    enable_prefix_caching: bool = Field(True, description="Prompts that begin alike are computed once.")
+    enable_chunked_prefill: bool | None = Field(None, description="Long prompts are computed between steps.")
+    max_num_batched_tokens: int | None = Field(None, gt=0, description="Tokens of one step.")
+    structured_outputs_config: dict[str, Any] | None = Field(None, description="The backend of guided decoding.")
+    enable_sleep_mode: bool = Field(
+        True, description="`keep: auto` on a CUDA card: it goes to sleep instead of ending, and wakes in seconds."
+    )
+    enable_lora: bool = Field(False, description="Serve adapters beside the model.")
+    max_loras: int | None = Field(None, gt=0, description="Adapters in one batch.")
+    max_lora_rank: int | None = Field(None, gt=0, description="The largest rank of an adapter.")
+    limit_mm_per_prompt: dict[str, int] | None = Field(None, description="Images and videos of one request.")
+    mm_processor_kwargs: dict[str, Any] | None = Field(None, description="For the vision processor.")
+    speculative_config: dict[str, Any] | None = Field(None, description="Speculative decoding.")
 
 
 class Sampling(Strict):
@@ -89,6 +123,10 @@ class VariantSpec(Strict):
     source: Source
     projector: Source | None = Field(None, description="The vision encoder of a GGUF vision model.")
     engine: Literal["llama.cpp", "vllm"] = Field(description="What runs it.")
+    vllm: VllmOptions | None = Field(None, description="Engine options of a vLLM variant.")
+    dequantize: bool = Field(
+        False, description="The GGUF file is made into bf16 safetensors when it is fetched, for vLLM."
+    )
     quantization: str = Field(description="For example Q4_K_M.")
     parameters_b: float = Field(gt=0, description="Billions of parameters.")
     active_parameters_b: float | None = Field(
@@ -116,6 +154,24 @@ class VariantSpec(Strict):
         None, description="A wished model that has no open weights, which this one serves instead."
     )
     note: str | None = None
+
+    @model_validator(mode="after")
+    def _options_fit_the_engine(self) -> VariantSpec:
+        for option in ("vllm", "dequantize"):
+            if self.engine != "vllm" and getattr(self, option):
+                raise ValueError(f"{option}: this variant runs on {self.engine}")
+        return self
+
+    @property
+    def weights_mb(self) -> int:
+        """Weights in memory, MiB: the file's size, or where it is converted or its size is not known, what the
+        parameters take at their precision."""
+        if self.source.bytes and not self.dequantize:
+            return math.ceil(self.source.bytes / 2**20)
+        precision = "BF16" if self.dequantize else self.quantization
+        if precision not in BYTES_PER_PARAMETER:
+            return self.memory_mb
+        return math.ceil(self.parameters_b * 1e9 * BYTES_PER_PARAMETER[precision] / 2**20)
 
 
 class EmbedderSpec(Strict):

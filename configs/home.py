@@ -63,6 +63,10 @@ class Home:
         """Where a downloaded file of variant or embedder `name` lies; a cut one lies joined."""
         return self.models / name / (f"{name}.gguf" if source.parts else source.filename)
 
+    def model_folder(self, name: str) -> Path:
+        """Where variant `name` lies in the form that vLLM reads: a repository, or made from its GGUF file."""
+        return self.models / name / "safetensors"
+
     def embedder_file(self, name: str) -> Path:
         """Where the embedder's ONNX export lies, which is made at install."""
         return self.models / name / "model.int8.onnx"

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
+import pynvml
 
 CGROUP = Path("/sys/fs/cgroup")
 
 
-def memory_mb() -> int:
-    """Memory of this machine, MiB, or of the container that this runs in."""
+def memory_mb(accelerator: str = "cpu") -> int:
+    """The memory that models live in, MiB: the first card's, else this machine's, or that of the container that
+    this runs in. 0: no card is to be seen."""
+    if accelerator == "cuda":
+        return gpu_memory_mb() or 0
     total = psutil.virtual_memory().total
     return min(total, _cgroup("memory.max") or total) // 2**20
 
@@ -22,6 +29,50 @@ def free_memory_mb() -> int:
     if limit is not None and used is not None:
         free = min(free, max(0, limit - used))
     return free // 2**20
+
+
+def free_gpu_memory_mb() -> int | None:
+    """Free memory of the first card, MiB; None where there is none that NVML knows."""
+    with _card() as card:
+        return None if card is None else int(pynvml.nvmlDeviceGetMemoryInfo(card).free) // 2**20
+
+
+def gpu_memory_mb() -> int | None:
+    """Memory of the first card, MiB; None where there is none that NVML knows."""
+    with _card() as card:
+        return None if card is None else int(pynvml.nvmlDeviceGetMemoryInfo(card).total) // 2**20
+
+
+def memory_of(process: psutil.Process) -> dict[str, int]:
+    """What a process and all that it has started take: `memory_mb` of the machine's memory, and `gpu_memory_mb`
+    where they are on a card, MiB."""
+    family = [process, *process.children(recursive=True)]
+    resident = 0
+    for one in family:
+        with suppress(psutil.NoSuchProcess):
+            resident += one.memory_info().rss
+    measured = {"memory_mb": resident // 2**20}
+    with _card() as card:
+        if card is not None:
+            pids = {one.pid for one in family}
+            running = pynvml.nvmlDeviceGetComputeRunningProcesses(card)
+            taken = sum(one.usedGpuMemory or 0 for one in running if one.pid in pids)
+            measured["gpu_memory_mb"] = int(taken) // 2**20
+    return measured
+
+
+@contextmanager
+def _card() -> Iterator[Any]:
+    """NVML's handle of the first card that this process may see, or None."""
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        yield None
+        return
+    try:
+        yield pynvml.nvmlDeviceGetHandleByIndex(0)
+    finally:
+        pynvml.nvmlShutdown()
 
 
 def _cgroup(name: str) -> int | None:

@@ -14,8 +14,11 @@ from configs.catalog import Catalog, VariantSpec
 from configs.document import ConfigError
 from configs.profile import Profile, ServedVariant
 
-KV_BYTES = {"f16": 2.0, "q8_0": 34 / 32}
-"""Bytes of one value: llama.cpp's q8_0 keeps 32 values in 34 bytes."""
+KV_BYTES = {
+    "llama.cpp": {"f16": 2.0, "q8_0": 34 / 32},
+    "vllm": {"f16": 2.0, "q8_0": 1.0},
+}
+"""Bytes of one value, by engine: llama.cpp's q8_0 keeps 32 values in 34 bytes; in vLLM it is FP8."""
 
 SWAPPED_GPUS = 0.001
 """A trace of the card, so that Ray places a swapped variant beside it and lets its process see it."""
@@ -32,6 +35,7 @@ class Row:
     """One variant of the plan."""
 
     variant: str
+    engine: str
     weights_mb: int
     kv_mb: int
     overhead_mb: int
@@ -113,15 +117,16 @@ class PlanRefused(ConfigError):
 
 def kv_mb(spec: VariantSpec, served: ServedVariant) -> int:
     """Keys and values of the whole pool."""
-    per_token = spec.architecture.kv_bytes_per_token(KV_BYTES[served.kv_dtype])
+    per_token = spec.architecture.kv_bytes_per_token(KV_BYTES[spec.engine][served.kv_dtype])
     return math.ceil(per_token * served.pool_tokens / 2**20)
 
 
 def row_of(name: str, spec: VariantSpec, served: ServedVariant) -> Row:
     """One variant's line of the plan."""
-    weights = math.ceil(spec.source.bytes / 2**20) if spec.source.bytes else spec.memory_mb
+    weights = spec.weights_mb
     return Row(
         variant=name,
+        engine=spec.engine,
         weights_mb=weights,
         kv_mb=kv_mb(spec, served),
         overhead_mb=max(0, spec.memory_mb - weights),

@@ -13,9 +13,6 @@ from configs.routing import Level
 
 PROFILES = ROOT / "profiles"
 
-ENGINES = frozenset({"llama.cpp"})
-"""The engines that are built; the catalog knows models of others."""
-
 
 class Limits(Strict):
     """What is answered when a limit is reached stands in each description."""
@@ -53,7 +50,12 @@ class ServedVariant(Strict):
     idle_ttl_seconds: float | None = Field(
         None, gt=0, description="With `keep: auto`: it goes after this long without use."
     )
-    gpu_layers: int = Field(0, description="Layers on the GPU; -1 is all.")
+    sleep_level: Literal[1, 2] = Field(
+        1,
+        description="vLLM on a card, `keep: auto`: asleep it keeps its weights in the machine's memory (1), or "
+        "reads them from disk again when it wakes (2).",
+    )
+    gpu_layers: int = Field(0, description="llama.cpp: layers on the GPU; -1 is all.")
     num_cpus: float = Field(0.1, ge=0, description="CPUs that Ray reserves; a share, since they idle.")
     replicas: int = Field(1, ge=1)
 
@@ -140,8 +142,12 @@ class Profile(Strict):
         """Raise `ConfigError` where the profile asks for what the catalog does not have."""
         for name, served in self.variants.items():
             spec = catalog.variant(name)
-            if spec.engine not in ENGINES:
-                raise ConfigError(f"profile {self.name}: {name} needs {spec.engine}, which is not built yet")
+            # llama.cpp runs anything anywhere, if slowly; vLLM's kernels are there or not.
+            if spec.engine == "vllm" and self.machine.accelerator not in spec.devices:
+                raise ConfigError(
+                    f"profile {self.name}: {name} runs on {', '.join(sorted(spec.devices))}, and the machine is "
+                    f"of kind {self.machine.accelerator}"
+                )
             limit = spec.extended_context or spec.context
             if served.context > limit:
                 raise ConfigError(

@@ -266,6 +266,10 @@ def _rebuild(
     return ChatError(message, status=status, kind=kind, code=code, param=param, retry_after=retry_after)
 
 
+TOO_LONG = "context_length_exceeded"
+"""OpenAI's code for a conversation beyond the context."""
+
+
 def invalid(message: str, *, param: str | None = None, code: str | None = None) -> ChatError:
     """A 400: the request itself is wrong."""
     return ChatError(message, status=400, kind="invalid_request_error", code=code, param=param)
@@ -277,7 +281,7 @@ def context_too_long(n_prompt: int, limit: int) -> ChatError:
         f"This model's maximum context length is {limit} tokens, and the messages hold {n_prompt}. "
         "Shorten them, or name a variant with a longer context (see /v1/models).",
         param="messages",
-        code="context_length_exceeded",
+        code=TOO_LONG,
     )
 
 

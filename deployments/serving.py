@@ -9,11 +9,14 @@ installation, so that a change in Ray cannot undo this unnoticed.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import ray
 from ray import serve
 from ray.serve._private import replica
+
+from deployments.residency import RESIDENCY
 
 LOOPBACK = "127.0.0.1"
 
@@ -29,13 +32,24 @@ def _add_port_on_node(server: Any, address: str) -> Any:
 replica.add_port_to_grpc_server = _add_port_on_node
 
 
-def deployment(cls: type) -> Any:
-    """The class as a Serve deployment. Serve ships classes by value; the attribute is what makes a replica
-    import this module when it unpacks one."""
+def on_node(cls: type) -> type:
+    """The class, whose replicas keep to their node's address. Serve ships classes by value; the attribute is what
+    makes a replica import this module when it unpacks one."""
     cls._binds_on_node = staticmethod(_add_port_on_node)  # type: ignore[attr-defined]
-    return serve.deployment(cls)
+    return cls
+
+
+def deployment(cls: type) -> Any:
+    """The class as a Serve deployment."""
+    return serve.deployment(on_node(cls))
 
 
 def bind(cls: Any, options: dict[str, Any], *arguments: Any) -> serve.Application:
     """A node of the graph: `cls` (which `deployment` made one) with Serve options and constructor arguments."""
     return cls.options(**options).bind(*arguments)
+
+
+def asks_residency(variant: str) -> Callable[[], None]:
+    """In a replica: what tells Residency that someone waits for `variant`."""
+    residency = serve.get_deployment_handle(RESIDENCY, serve.get_replica_context().app_name)
+    return lambda: residency.wanted.remote(variant)

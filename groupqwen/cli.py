@@ -22,7 +22,7 @@ from configs.planner import PlanRefused, make_plan
 from configs.profile import load_profile, profile_names
 from groupqwen import __version__
 from groupqwen.downloads import DownloadError, is_ready
-from groupqwen.models import pull, wanted
+from groupqwen.models import fetch_profile
 from groupqwen.plans import show_plan
 from groupqwen.stack.problem import StartProblem
 
@@ -149,7 +149,7 @@ def plan(profile: ProfileOption = "cpu") -> None:
     catalog = load_catalog()
     chosen = load_profile(profile, catalog)
     try:
-        show_plan(make_plan(chosen, catalog, memory_mb()), console)
+        show_plan(make_plan(chosen, catalog, memory_mb(chosen.machine.accelerator)), console)
     except PlanRefused as refused:
         if refused.nearest is not None:
             console.print(f"The nearest plan that fits ({'; '.join(refused.changes)}):")
@@ -200,7 +200,7 @@ def models_pull(profile: ProfileOption = "cpu") -> None:
     catalog = load_catalog()
     here = home()
     here.make()
-    pull(wanted(load_profile(profile, catalog), catalog, here), console)
+    fetch_profile(load_profile(profile, catalog), catalog, here, console)
     console.print("All weights are there.")
 
 

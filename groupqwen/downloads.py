@@ -29,6 +29,9 @@ Progress = Callable[[int], None]
 
 _CHUNK = 1 << 20
 
+WEIGHT_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
+"""Of a repository: what vLLM reads. No code: what a repository would have us run is left there."""
+
 
 class DownloadError(RuntimeError):
     """A file could not be had; the message says what to do."""
@@ -88,6 +91,38 @@ def fetch(source: Source, target: Path, progress: Progress = lambda _: None) -> 
             )
         shutil.rmtree(staging)
     return target
+
+
+def link(ready: Path, source: Source, target: Path) -> None:
+    """`target` as another name of `ready`, a verified file of the same checksum on the same disk."""
+    assert source.sha256 is not None
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(str(target) + ".lock"):
+        staged = target.with_name(f".{target.name}.link")
+        staged.unlink(missing_ok=True)
+        try:
+            os.link(ready, staged)
+        except OSError:
+            return  # A file system without links: it is fetched like any other.
+        staged.replace(target)
+        _write_note(target, source.sha256)
+
+
+def fetch_repository(source: Source, target: Path) -> None:
+    """A whole repository of a hub, `hf:OWNER/REPO[@REVISION]`, at `target`. Raises `DownloadError`; goes on where
+    an earlier call has stopped."""
+    from huggingface_hub import snapshot_download
+
+    repository, _, revision = source.uri.removeprefix("hf:").partition("@")
+    with FileLock(f"{target}.lock"):
+        if target.is_dir():
+            return
+        staged = target.with_name(target.name + ".part")
+        try:
+            snapshot_download(repository, revision=revision or None, local_dir=staged, allow_patterns=WEIGHT_FILES)
+        except Exception as error:  # as in _from_hub
+            raise _hub_failed(repository, error) from error
+        staged.replace(target)
 
 
 def _gather(source: Source, staging: Path, whole: Path, progress: Progress) -> None:
@@ -164,14 +199,18 @@ def _from_hub(rest: str, part: Path, progress: Progress) -> None:
     try:
         got = hf_hub_download(f"{owner}/{repo}", filename, revision=revision or None, local_dir=folder)
     except Exception as error:  # the hub's client has a dozen error classes, and httpx's beside them
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise DownloadError(
-            f"the model hub did not give {owner}/{repo}/{filename}: {reason}. Check the network (HF_ENDPOINT "
-            "names a mirror), or choose a profile whose weights are at hand: `--profile cpu`."
-        ) from error
+        raise _hub_failed(f"{owner}/{repo}/{filename}", error) from error
     Path(got).replace(part)
     shutil.rmtree(folder)
     progress(part.stat().st_size)
+
+
+def _hub_failed(what: str, error: Exception) -> DownloadError:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return DownloadError(
+        f"the model hub did not give {what}: {reason}. Check the network (HF_ENDPOINT names a mirror), or choose "
+        "a profile whose weights are at hand: `--profile cpu`."
+    )
 
 
 def _accept(source: Source, path: Path, target: Path | None = None) -> bool:
@@ -182,11 +221,15 @@ def _accept(source: Source, path: Path, target: Path | None = None) -> bool:
     if target is not None:
         path.replace(target)
         path = target
+    _write_note(path, sha256)
+    return True
+
+
+def _write_note(path: Path, sha256: str) -> None:
     note = _note(path)
     staged = note.with_suffix(".new")
     staged.write_text(json.dumps(Verified.of(path, sha256).__dict__))
     staged.replace(note)
-    return True
 
 
 def hash_file(path: Path) -> str:

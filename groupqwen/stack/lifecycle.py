@@ -22,9 +22,9 @@ from configs.home import Home
 from configs.machine import memory_mb
 from configs.planner import make_plan
 from configs.profile import load_profile
-from groupqwen.models import prepare_embedder, pull, wanted
+from groupqwen.models import fetch_profile
 from groupqwen.stack import postgres, redis
-from groupqwen.stack.checks import check_home, check_ports, ports_are_free
+from groupqwen.stack.checks import check_home, check_machine, check_ports, ports_are_free
 from groupqwen.stack.credentials import Credentials, load_credentials, write_private
 from groupqwen.stack.deploy import deploy, wait_for_ray, wait_until_ready
 from groupqwen.stack.problem import StartProblem
@@ -88,7 +88,9 @@ def only_one(home: Home, console: Console) -> Iterator[None]:
 def up(settings: Settings, choices: Choices, console: Console) -> Credentials:
     """Bring everything up and wait until it answers. Does nothing twice. Raises `StartProblem`,
     `DownloadError`, and `PlanRefused` before anything is touched."""
-    make_plan(settings.profile, load_catalog(), memory_mb())
+    catalog = load_catalog()
+    make_plan(settings.profile, catalog, memory_mb(settings.profile.machine.accelerator))
+    check_machine(settings.profile, catalog)
     check_home(settings)
     with only_one(settings.home, console):
         previous = remembered(settings.home)
@@ -139,9 +141,7 @@ def _node_choices(choices: Choices) -> tuple[Any, ...]:
 
 def _fetch(settings: Settings, console: Console) -> None:
     catalog = load_catalog()
-    pull(wanted(settings.profile, catalog, settings.home), console)
-    with console.status("Preparing the embedder …"):
-        prepare_embedder(settings.profile, catalog, settings.home)
+    fetch_profile(settings.profile, catalog, settings.home, console)
     if settings.redis_url is None and redis.find(settings.home) is None:
         with console.status("Fetching Redis Stack (53 MB) …"):
             redis.fetch(settings.home)

@@ -37,7 +37,17 @@ def test_the_kv_cache_follows_from_the_models_shape() -> None:
     served = profile(1000, qwen3_8b={"context": 16384, "kv_tokens": 16384}).variants["qwen3-8b"]
     assert kv_mb(CATALOG.variant("qwen3-8b"), served) == 2304
     assert kv_mb(CATALOG.variant("qwen3-8b"), served.model_copy(update={"kv_dtype": "q8_0"})) == 1224
-    assert KV_BYTES["q8_0"] == 1.0625
+    assert KV_BYTES["llama.cpp"]["q8_0"] == 1.0625
+
+
+def test_weights_that_are_converted_take_two_bytes_a_parameter() -> None:
+    spec = CATALOG.variant("smollm2-135m-bf16")
+    assert spec.weights_mb == 257  # 134.5 million parameters
+    assert CATALOG.variant("qwen3-vl").weights_mb == 8364, "one byte each: FP8"
+    served = profile(9000, smollm2_135m_bf16={"context": 4096, "kv_tokens": 4096}).variants["smollm2-135m-bf16"]
+    # 30 layers × 3 heads × 64 × keys and values × 2 bytes = 22.5 KiB a token; FP8 halves it.
+    assert kv_mb(spec, served) == 90
+    assert kv_mb(spec, served.model_copy(update={"kv_dtype": "q8_0"})) == 45
 
 
 def test_a_row_adds_up_and_its_share_is_rounded_up() -> None:

@@ -62,6 +62,8 @@ def test_a_role_must_name_a_variant_that_is_served(tmp_path: Path) -> None:
 def test_a_profile_must_agree_with_the_catalog(tmp_path: Path) -> None:
     told = refused(tmp_path, variants={"qwen3-4b": {"context": 131_073}})
     assert "qwen3-4b: a context of 131073 tokens is beyond the model's 131072" in told
+    told = refused(tmp_path, variants={**FIELDS["variants"], "qwen3-vl": {}})
+    assert "qwen3-vl runs on cuda, and the machine is of kind cpu" in told
     assert "'qwen9'" in refused(tmp_path, variants={**FIELDS["variants"], "qwen9": {}})
     assert "no variant for moderate, complex" in refused(
         tmp_path, levels={"trivial": "qwen3-4b", "simple": "qwen3-4b"}

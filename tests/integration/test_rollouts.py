@@ -78,7 +78,7 @@ def test_a_rollout_under_load_fails_no_request(stack: Stack) -> None:
     [
         ({"levels": {"trivial": "nobody"}}, "'nobody'"),
         ({"machine": {"memory_mb": 1000}}, "of 1000 MiB are there"),
-        ({"variants": {"qwen3-vl": {}}, "levels": dict.fromkeys(LEVELS, "qwen3-vl"), **NO_ROLES}, "not built yet"),
+        ({"variants": {"qwen3-vl": {}}, "levels": dict.fromkeys(LEVELS, "qwen3-vl"), **NO_ROLES}, "runs on cuda"),
     ],
 )
 def test_a_bad_profile_is_refused_before_anything_is_touched(

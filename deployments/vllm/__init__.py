@@ -1,0 +1,1 @@
+"""Variants on vLLM, which Ray Serve's LLM module runs: its templates, parsers, caches and sleep are vLLM's own."""

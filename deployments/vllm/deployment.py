@@ -1,0 +1,227 @@
+"""A vLLM variant as a Serve deployment: Ray's own `LLMServer`, with the chat contract and residency added."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+import psutil
+from openai.types.chat import ChatCompletionChunk
+from ray import serve
+from ray.llm._internal.common.callbacks.base import CallbackBase
+from ray.llm._internal.serve.core.configs.openai_api_models import (
+    ChatCompletionRequest,
+    CompletionRequest,
+    ErrorResponse,
+)
+from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
+from ray.serve.llm import LLMConfig
+from ray.serve.llm.deployment import LLMServer
+
+from configs.catalog import VariantSpec
+from configs.machine import memory_of
+from configs.profile import ServedVariant
+from deployments.chunks import ChunkBuilder
+from deployments.contract import (
+    TOO_LONG,
+    ChatError,
+    ChatRequest,
+    RawPromptRequest,
+    RequestContext,
+    engine_gone,
+    queue_full,
+)
+from deployments.residency.resident import Resident
+from deployments.serving import asks_residency, on_node
+from deployments.vllm.chat import chat_fields, chunks_of, completion_fields, error_of
+from deployments.vllm.options import VllmStart
+
+
+class WeightsAreHere(CallbackBase):  # type: ignore[misc]
+    """`pull` has brought the weights: Ray need not start a task on each node to look for them."""
+
+    async def on_before_node_init(self) -> None:
+        self.ctx.run_init_node = False
+
+
+class PatientEngine(VLLMEngine):  # type: ignore[misc]
+    """Ray's engine, whose start leaves the event loop free.
+
+    Ray constructs vLLM's client on the loop, which takes as long as the model takes to load; nothing else of
+    the replica would be answered meanwhile.
+    """
+
+    async def start(self) -> None:
+        context = self.llm_config.get_or_create_callback().ctx
+        prepared = await asyncio.to_thread(super()._prepare_engine_config, context)
+        construct = super()._start_async_llm_engine
+        client = await asyncio.to_thread(construct, prepared[0], prepared[2], context.placement_group)
+        self._prepare_engine_config = lambda _: prepared
+        self._start_async_llm_engine = lambda *_: client
+        await super().start()
+
+    def end(self) -> None:
+        """End vLLM's processes; takes seconds."""
+        self._engine_client.shutdown()
+
+    @property
+    def kv_tokens(self) -> int:
+        """Tokens that the KV cache holds, as vLLM has laid it out."""
+        cache = self._engine_client.vllm_config.cache_config
+        return int(cache.num_gpu_blocks * cache.block_size)
+
+
+@on_node
+class VllmVariant(Resident, LLMServer):  # type: ignore[misc]
+    """One model on vLLM, while it is in memory."""
+
+    _default_engine_cls = PatientEngine
+    engine: PatientEngine | None
+
+    async def __init__(  # type: ignore[misc]  # As LLMServer's own, which Serve awaits.
+        self,
+        llm_config: LLMConfig,
+        *,
+        plan: VllmStart,
+        spec: VariantSpec,
+        served: ServedVariant,
+        wake_seconds: float,
+    ) -> None:
+        always = served.keep == "always"
+        self.reside(plan.name, served, wake_seconds, None if always else asks_residency(plan.name))
+        self._plan, self._spec = plan, spec
+        self._room = served.parallel + served.max_queue
+        self._parallel = served.parallel
+        self._counts = {"prompt_tokens": 0, "prompt_reused": 0, "completion_tokens": 0, "cancelled": 0}
+        self._always = always
+        await super().__init__(llm_config)
+
+    async def start(self) -> None:
+        """Called by Ray's constructor."""
+        if self._always:
+            await self._bring_in()
+            self.is_in()
+
+    async def _bring_in(self) -> None:
+        if self._state == "asleep":
+            await self._wake()
+        else:
+            await LLMServer.start(self)
+
+    async def _start_engine(self) -> None:
+        """As Ray's own, but for its report of what is served here, which is nobody's business."""
+        assert self.engine is not None
+        await self.engine.start()
+
+    async def _wake(self) -> None:
+        if self._plan.sleep_level == 1:
+            await self.wakeup()
+            return
+        # Level 2 has thrown the weights away: they are read again before the KV cache is there.
+        await self.wakeup(tags=["weights"])
+        await self.collective_rpc("reload_weights")
+        await self.wakeup(tags=["kv_cache"])
+
+    async def _send_out(self, asleep: bool) -> None:
+        if asleep:
+            await self.reset_prefix_cache()
+            await self.sleep(level=self._plan.sleep_level)
+            return
+        engine, self.engine = self.engine, None
+        if engine is not None:
+            await asyncio.to_thread(engine.end)
+
+    async def chat(
+        self, request: ChatRequest, context: RequestContext
+    ) -> AsyncIterator[list[ChatCompletionChunk]]:
+        """The chat contract."""
+        if self._gate.inside >= self._room:
+            raise queue_full(2.0)
+        builder = ChunkBuilder(context.request_id, self._name)
+        async with self._passage():
+            try:
+                # Closed with this generator, so that vLLM drops the request of a client that left at once.
+                async with aclosing(self._answer(request, builder)) as steps:
+                    async for chunks in steps:
+                        self._count(chunks)
+                        yield chunks
+            except (asyncio.CancelledError, GeneratorExit):
+                self._counts["cancelled"] += 1
+                raise
+
+    async def _answer(
+        self, request: ChatRequest, builder: ChunkBuilder
+    ) -> AsyncGenerator[list[ChatCompletionChunk], None]:
+        raw = isinstance(request, RawPromptRequest)
+        make = completion_fields if isinstance(request, RawPromptRequest) else chat_fields
+        fields = make(request, self._spec, builder.id)  # type: ignore[arg-type]  # mypy joins the two functions
+        try:
+            async with aclosing(self._steps(fields, raw, builder)) as steps:
+                async for chunks in steps:
+                    yield chunks
+        except ChatError as error:
+            if error.code != TOO_LONG or fields["max_tokens"] <= 1:
+                raise
+            # vLLM refuses a limit that does not fit beside the prompt, before it has begun; without one it takes
+            # what is left. Only a prompt that does not fit by itself is refused now.
+            del fields["max_tokens"]
+            async with aclosing(self._steps(fields, raw, builder)) as steps:
+                async for chunks in steps:
+                    yield chunks
+
+    async def _steps(
+        self, fields: dict[str, Any], raw: bool, builder: ChunkBuilder
+    ) -> AsyncGenerator[list[ChatCompletionChunk], None]:
+        if self.engine is None:
+            raise engine_gone(self._name)
+        if raw:
+            events = self.engine.completions(CompletionRequest(model=self._name, **fields))
+        else:
+            events = self.engine.chat(ChatCompletionRequest(model=self._name, **fields))
+        async with aclosing(events):
+            async for event in events:
+                if isinstance(event, ErrorResponse):
+                    raise error_of(event.error.model_dump())
+                chunks = chunks_of(event, builder)
+                if chunks:
+                    yield chunks
+
+    def _count(self, chunks: list[ChatCompletionChunk]) -> None:
+        for chunk in chunks:
+            if chunk.usage is not None:
+                details = chunk.usage.prompt_tokens_details
+                self._counts["prompt_tokens"] += chunk.usage.prompt_tokens
+                self._counts["prompt_reused"] += (details.cached_tokens or 0) if details else 0
+                self._counts["completion_tokens"] += chunk.usage.completion_tokens
+
+    def _in_flight(self) -> dict[str, Any]:
+        inside = self._gate.inside
+        return {
+            "active": min(inside, self._parallel),
+            "waiting": max(0, inside - self._parallel),
+            **self._counts,
+            "kv_tokens": self.engine.kv_tokens if self.engine and self._state == "awake" else 0,
+            **memory_of(psutil.Process()),
+        }
+
+    async def check_health(self) -> None:
+        """Serve restarts this when it raises."""
+        if self._state == "awake" and self._coming is None:
+            await super().check_health()
+
+
+def bind_vllm(
+    plan: VllmStart, spec: VariantSpec, served: ServedVariant, wake_seconds: float, options: dict[str, Any]
+) -> serve.Application:
+    """A node of the graph. `options`: Serve's, as for every other variant; what Ray reserves is the placement
+    group's."""
+    # CPUs and the share of a card are those of the placement group, which the replica is a part of.
+    options = {**options, "ray_actor_options": {"num_cpus": 0}}
+    config = LLMConfig(
+        **plan.llm_config, callback_config={"callback_class": WeightsAreHere}, deployment_config=options
+    )
+    arguments = {"plan": plan, "spec": spec, "served": served, "wake_seconds": wake_seconds}
+    deployment_options = VllmVariant.get_deployment_options(config)
+    return serve.deployment(VllmVariant, **deployment_options).bind(config, **arguments)

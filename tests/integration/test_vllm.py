@@ -1,0 +1,187 @@
+"""The same conversation on llama.cpp and on vLLM, through one endpoint; and vLLM under Residency."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import psutil
+import pytest
+from openai import BadRequestError, OpenAI
+
+from configs.catalog import load_catalog
+from configs.planner import lay_out
+from configs.profile import load_profile
+from tests.integration.conftest import PORT_OFFSET, ROOT, SMALL, Stack, wait_for
+
+PROFILE = ROOT / "tests" / "profiles" / "two-engines.yaml"
+ON_VLLM = "smollm2-135m-bf16"
+BOTH = pytest.mark.parametrize("model", [SMALL, ON_VLLM])
+
+QUESTION = [{"role": "user", "content": "What is the capital of France? Answer in one sentence."}]
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "Weather in a city",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string", "enum": ["Paris", "Rome"]}},
+            "required": ["city"],
+        },
+    },
+}
+CITY = {
+    "type": "json_schema",
+    "json_schema": {
+        "name": "city",
+        "strict": True,
+        "schema": {
+            "type": "object",
+            "properties": {"city": {"type": "string", "enum": ["Paris", "Rome"]}},
+            "required": ["city"],
+            "additionalProperties": False,
+        },
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def two_engines(stack: Stack) -> Stack:
+    """The stack with a profile of both engines; `test_rollouts`, which needs another one, replaces it."""
+    changed = stack.run_cli("up", "--port-offset", str(PORT_OFFSET), "--no-ask", "--profile", str(PROFILE))
+    assert changed.returncode == 0, changed.stdout + changed.stderr
+    return stack
+
+
+@pytest.fixture(scope="module")
+def awake(two_engines: Stack) -> OpenAI:
+    """A client, once the first request has brought vLLM in."""
+    assert two_engines.status(ON_VLLM)["state"] == "absent"
+    client = two_engines.client(timeout=300)
+    said = ask(client, ON_VLLM)
+    assert "Paris" in said.choices[0].message.content
+    assert two_engines.status(ON_VLLM)["state"] == "awake"
+    return client
+
+
+def ask(client: OpenAI, model: str, **fields: Any) -> Any:
+    given = {"messages": QUESTION, "temperature": 0, "max_tokens": 20, **fields}
+    return client.chat.completions.create(model=model, extra_headers={"cache-control": "no-store"}, **given)
+
+
+@BOTH
+def test_a_stream_says_what_a_whole_answer_says(awake: OpenAI, model: str) -> None:
+    whole = ask(awake, model)
+    chunks = list(ask(awake, model, stream=True, stream_options={"include_usage": True}))
+    said = "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices)
+    assert said == whole.choices[0].message.content
+    assert whole.choices[0].finish_reason == "stop"
+    assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens > 3
+    assert {chunk.model for chunk in chunks} == {model}
+
+
+@BOTH
+def test_logprobs_are_those_of_the_answer(awake: OpenAI, model: str) -> None:
+    choice = ask(awake, model, logprobs=True, top_logprobs=2, max_tokens=6).choices[0]
+    tokens = choice.logprobs.content
+    assert "".join(token.token for token in tokens) == choice.message.content
+    for token in tokens:
+        assert len(token.top_logprobs) == 2
+        assert token.logprob == max(other.logprob for other in token.top_logprobs) <= 0
+
+
+def test_the_engines_agree_on_the_first_token(awake: OpenAI) -> None:
+    """The same weights, once quantized and once made bf16 from that: the same distribution, nearly."""
+    first = [
+        ask(awake, model, logprobs=True, top_logprobs=1, max_tokens=1).choices[0].logprobs.content[0]
+        for model in (SMALL, ON_VLLM)
+    ]
+    assert first[0].token == first[1].token
+    assert first[0].logprob == pytest.approx(first[1].logprob, abs=0.2)
+
+
+@BOTH
+def test_json_schemas_are_kept(awake: OpenAI, model: str) -> None:
+    answer = ask(awake, model, response_format=CITY, max_tokens=60).choices[0].message.content
+    assert json.loads(answer)["city"] in ("Paris", "Rome")
+
+
+@BOTH
+def test_tools_are_called_and_their_results_read(awake: OpenAI, model: str) -> None:
+    asked = [{"role": "user", "content": "What is the weather in Paris?"}]
+    fields = {"tools": [WEATHER], "max_tokens": 80}
+    message = ask(awake, model, messages=asked, tool_choice="required", **fields).choices[0].message
+    call = message.tool_calls[0]
+    assert call.function.name == "get_weather"
+    assert json.loads(call.function.arguments)["city"] in ("Paris", "Rome")
+    result = {"role": "tool", "tool_call_id": call.id, "content": "sunny, 21 degrees"}
+    told = [*asked, message.to_dict(), result]
+    assert "sunny" in ask(awake, model, messages=told, **fields).choices[0].message.content.lower()
+
+
+@BOTH
+def test_a_limit_beyond_the_context_is_clamped_and_a_prompt_beyond_it_refused(awake: OpenAI, model: str) -> None:
+    messages = [{"role": "user", "content": "word " * 950}]
+    used = ask(awake, model, messages=messages, max_tokens=1000, stop=["."]).usage
+    assert used.total_tokens <= 1024
+    with pytest.raises(BadRequestError) as refused:
+        ask(awake, model, messages=[{"role": "user", "content": "word " * 2000}])
+    assert refused.value.code == "context_length_exceeded"
+
+
+@BOTH
+def test_raw_prompts_are_completed(awake: OpenAI, model: str) -> None:
+    done = awake.completions.create(model=model, prompt="The capital of France is", max_tokens=4, temperature=0)
+    assert "Paris" in done.choices[0].text
+
+
+def test_many_at_once_and_one_that_leaves(awake: OpenAI, two_engines: Stack) -> None:
+    before = two_engines.status(ON_VLLM)["cancelled"]
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: ask(awake, ON_VLLM, max_tokens=12), range(8)))
+    assert all("Paris" in answer.choices[0].message.content for answer in answers)
+    stream = ask(awake, ON_VLLM, stream=True, max_tokens=1000, messages=[{"role": "user", "content": "Count."}])
+    next(iter(stream))
+    stream.close()
+    wait_for(lambda: two_engines.status(ON_VLLM)["cancelled"] > before, 20, "the cancellation was not noticed")
+    wait_for(lambda: two_engines.status(ON_VLLM)["active"] == 0, 20, "vLLM went on for nobody")
+
+
+def test_the_plan_is_what_vllm_reports(awake: OpenAI, two_engines: Stack) -> None:
+    """Within a tenth: KV cache tokens as vLLM has laid them out, weights as the checkpoint has them, and all of
+    its memory as the system counts it."""
+    del awake
+    catalog = load_catalog()
+    row = lay_out(load_profile(str(PROFILE), catalog), catalog, 0).rows[1]
+    status = two_engines.status(ON_VLLM)
+    assert status["kv_tokens"] == pytest.approx(4096, rel=0.1)
+    weights = two_engines.settings.home.model_folder(ON_VLLM) / "model.safetensors"
+    assert weights.stat().st_size / 2**20 == pytest.approx(row.weights_mb, rel=0.1)
+    assert status["memory_mb"] == pytest.approx(row.total_mb, rel=0.1)
+
+
+def test_nothing_of_vllm_listens_beyond_loopback(awake: OpenAI, two_engines: Stack) -> None:
+    del awake
+    family = two_engines.replica(ON_VLLM).children(recursive=True)
+    listening = [
+        connection.laddr.ip
+        for process in family
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    assert set(listening) == {"127.0.0.1"}
+
+
+def test_it_leaves_when_it_is_told_to_and_its_memory_is_free(awake: OpenAI, two_engines: Stack) -> None:
+    del awake
+    family = [one for one in two_engines.replica(ON_VLLM).children(recursive=True) if "VLLM" in one.name()]
+    assert len(family) == 2
+    assert two_engines.post(f"/models/{ON_VLLM}/unload", {}).status_code == 200
+    wait_for(lambda: two_engines.status(ON_VLLM)["state"] == "absent", 30, "it did not leave")
+    wait_for(lambda: not any(process.is_running() for process in family), 10, "a process of vLLM's was left")
+    assert two_engines.status(ON_VLLM)["memory_mb"] < 1500
+    # Who is kept always has no place to give.
+    assert two_engines.post(f"/models/{SMALL}/unload", {}).status_code == 409
+    assert two_engines.status(SMALL)["state"] == "awake"
