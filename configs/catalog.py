@@ -46,6 +46,16 @@ class Source(Strict):
         return self.uris[0].split("@")[0].rsplit("/", 1)[-1]
 
 
+class WarmUp(Strict):
+    """What a variant is asked before anyone else may ask it. One that fails does not come into service."""
+
+    question: str = Field("What is 2 + 2? Answer with the number.", min_length=1)
+    expects: str | None = Field(
+        None, description="What the answer must hold, in any case; unset: any answer will do."
+    )
+    max_tokens: int = Field(24, gt=0, description="Tokens of the answer.")
+
+
 class VllmOptions(Strict):
     """What a variant on vLLM can set beside what the profile and the plan decide; the names are vLLM's own
     engine arguments. Unset: vLLM's default."""
@@ -150,6 +160,7 @@ class VariantSpec(Strict):
     price: Price
     quality: Quality
     license: str
+    warm_up: WarmUp = Field(default_factory=lambda: WarmUp.model_validate({}))
     stands_in_for: str | None = Field(
         None, description="A wished model that has no open weights, which this one serves instead."
     )
@@ -209,6 +220,10 @@ class Catalog(Strict):
             ) from None
 
 
-def load_catalog(path: Path = ROOT / "models.yaml") -> Catalog:
+MODELS = ROOT / "models.yaml"
+"""The catalog that comes with GroupQwen."""
+
+
+def load_catalog(path: Path = MODELS) -> Catalog:
     """The catalog. Raises `ConfigError`."""
     return read(path, Catalog)

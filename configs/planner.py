@@ -93,6 +93,11 @@ class Plan:
         """Whether Residency is needed at all."""
         return any(not row.resident for row in self.rows)
 
+    @property
+    def has_room_twice(self) -> bool:
+        """Whether all that is kept always fits a second time: while a rollout replaces it."""
+        return self.needed_mb + self.resident_mb <= self.budget_mb
+
     def num_gpus(self, row: Row) -> float:
         """What Ray reserves of the card: its share for one that is kept always; for one that is swapped next to
         nothing, because its memory is Residency's to give."""

@@ -98,6 +98,8 @@ class Ports(Strict):
     ray_client: int = Field(10001, gt=0, lt=65536, description="Ray Client.")
     agent: int = Field(52365, gt=0, lt=65536, description="Ray's dashboard agent.")
     metrics: int = Field(8090, gt=0, lt=65536, description="Ray's metrics agent (Prometheus).")
+    fallback: int = Field(8510, gt=0, lt=65536, description="Serve's own proxy, for while no Gateway answers.")
+    fallback_grpc: int = Field(8511, gt=0, lt=65536, description="The same, for gRPC.")
     haproxy_stats: int = Field(8404, gt=0, lt=65536, description="HAProxy's statistics.")
     haproxy_metrics: int = Field(9101, gt=0, lt=65536, description="HAProxy's metrics.")
 

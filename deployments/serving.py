@@ -15,6 +15,7 @@ from typing import Any
 import ray
 from ray import serve
 from ray.serve._private import replica
+from ray.serve.handle import DeploymentHandle
 
 from deployments.residency import RESIDENCY
 
@@ -47,6 +48,11 @@ def deployment(cls: type) -> Any:
 def bind(cls: Any, options: dict[str, Any], *arguments: Any) -> serve.Application:
     """A node of the graph: `cls` (which `deployment` made one) with Serve options and constructor arguments."""
     return cls.options(**options).bind(*arguments)
+
+
+def variant_of(application: str, name: str) -> DeploymentHandle:
+    """A deployment of another application of this cluster."""
+    return serve.get_deployment_handle(name, application)
 
 
 def asks_residency(variant: str) -> Callable[[], None]:

@@ -6,7 +6,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, cast, overload
 
 import httpx
 import typer
@@ -40,11 +40,15 @@ errors = Console(stderr=True)
 ProfileOption = Annotated[
     str, typer.Option("--profile", help="Which models and how: a name of configs/profiles, or a YAML file.")
 ]
+CatalogOption = Annotated[
+    Path | None, typer.Option("--catalog", help="A catalog of your own, in place of configs/models.yaml.")
+]
 
 
 @app.command()
 def up(
     profile: ProfileOption = "cpu",
+    catalog: CatalogOption = None,
     listen: Annotated[
         str | None,
         typer.Option(help="Also listen on this address, say your Tailscale one. Keys are always required."),
@@ -59,9 +63,7 @@ def up(
     from groupqwen.stack.lifecycle import up as bring_up
 
     started = time.monotonic()
-    if profile.endswith(".yaml"):
-        profile = str(Path(profile).absolute())
-    choices = Choices(profile=profile, listen=listen, port_offset=port_offset)
+    choices = Choices(_wherever(profile), _wherever(catalog), listen, port_offset)
     settings = settings_for(home(), choices)
     credentials = bring_up(settings, choices, console)
     console.print(f"Ready in {time.monotonic() - started:.0f} s.")
@@ -79,6 +81,58 @@ def up(
 
 
 @app.command()
+def deploy(
+    profile: Annotated[str | None, typer.Option(help="Another profile; unset: the one that serves.")] = None,
+    catalog: CatalogOption = None,
+    canary: Annotated[
+        str | None,
+        typer.Option(help="Give new versions of variants this share of their requests first, say 10%."),
+    ] = None,
+    watch: Annotated[float, typer.Option(min=1, help="Seconds for which a canary is watched.")] = 60,
+) -> None:
+    """Bring changed configuration or code into service: no request is lost, and what fails is taken back.
+
+    A variant that cannot be loaded, or fails its warm-up question, does not replace the one that works; nor does
+    a canary that fails requests. (The old versions answer those.) A wrong configuration is refused at once.
+    """
+    from groupqwen.stack.lifecycle import change, remembered, settings_for
+    from groupqwen.stack.rollout import CanaryPlan
+
+    now = remembered(home())
+    if now is None:
+        raise StartProblem("nothing has been started here yet: run `bash scripts/up.sh`")
+    choices = replace(now, profile=_wherever(profile) or now.profile, catalog=_wherever(catalog) or now.catalog)
+    plan = CanaryPlan(_share(canary), watch) if canary is not None else None
+    started = time.monotonic()
+    told = change(settings_for(home(), choices), choices, plan, console)
+    if told:
+        console.print(f"{told[0].upper()}{told[1:]}.")
+    console.print(f"It serves, after {time.monotonic() - started:.0f} s.")
+
+
+def _share(text: str) -> float:
+    """`10%` or `0.1`."""
+    try:
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        share = -1.0
+    if not 0 < share <= 1:
+        raise typer.BadParameter(f"{text!r} is no share: say 10% or 0.1", param_hint="--canary")
+    return share
+
+
+@overload
+def _wherever(path: str | Path) -> str: ...
+@overload
+def _wherever(path: None) -> None: ...
+def _wherever(path: str | Path | None) -> str | None:
+    """A file's path as it is known from any folder; a profile's name as it is."""
+    if path is None or not str(path).endswith(".yaml"):
+        return None if path is None else str(path)
+    return str(Path(path).absolute())
+
+
+@app.command()
 def down() -> None:
     """Stop exactly what `up` has started. Models, cache, ledger and keys stay."""
     from groupqwen.stack.lifecycle import Choices, remembered, settings_for
@@ -89,7 +143,7 @@ def down() -> None:
         settings = settings_for(home(), choices)
     except ConfigError:
         # What runs was started with a profile that is gone or wrong by now; it must be stoppable all the same.
-        settings = settings_for(home(), replace(choices, profile="cpu"))
+        settings = settings_for(home(), replace(choices, profile="cpu", catalog=None))
     if bring_down(settings, console):
         console.print("Stopped. Your data is in " + str(home().root))
     else:

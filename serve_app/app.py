@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -28,6 +29,7 @@ from deployments.residency import RESIDENCY
 from deployments.residency.deployment import ResidencyKeeper
 from deployments.residency.machine import Footprint
 from deployments.router.deployment import Router
+from deployments.router.trial import Trial
 from deployments.serving import bind
 from deployments.vllm.options import VLLM_START_SECONDS, sleeps, vllm_start
 from serve_app.gateway import Gateway
@@ -45,14 +47,18 @@ class AppArgs(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    profile: str = Field("cpu", description="A profile of configs/profiles, or a path that ends in .yaml.")
+    profile: str | Profile = Field("cpu", description="A profile of configs/profiles, or one that stands here.")
+    catalog: Catalog | None = Field(None, description="What the profile chooses from; unset: configs/models.yaml.")
+    variants: tuple[str, ...] = Field((), description="Of a canary: the variants that it tries.")
     build: str = Field("", description="Any text; when it changes, Serve replaces all replicas.")
 
 
 def build(args: dict[str, Any]) -> Application:
     """The graph of one profile. `args` are `AppArgs`. Raises `ConfigError` before anything is started."""
-    catalog = load_catalog()
-    profile = load_profile(AppArgs.model_validate(args).profile, catalog)
+    asked = AppArgs.model_validate(args)
+    catalog = asked.catalog or load_catalog()
+    profile = asked.profile if isinstance(asked.profile, Profile) else load_profile(asked.profile, catalog)
+    profile.check_against(catalog)
     here = home()
     busy = profile.limits.concurrent_requests
 
@@ -61,10 +67,16 @@ def build(args: dict[str, Any]) -> Application:
         "graceful_shutdown_timeout_s": DRAIN_SECONDS,
         "ray_actor_options": LIGHT,
     }
-    ruled = {**light, "user_config": {"routing": load_routing().model_dump(mode="json")}}
+    # What keeps nothing of its own is replaced by one that answers already.
+    stateless = {**light, "max_surge_percent": 100}
+    ruled = {**stateless, "user_config": {"routing": load_routing().model_dump(mode="json")}}
     # What user_config holds reaches running replicas without a restart.
 
     plan = make_plan(profile, catalog, memory_mb(profile.machine.accelerator))
+    if asked.variants:
+        # Whatever their profile says, canaries are there all the time: Residency knows nothing of them.
+        tried = {row.variant: replace(row, resident=True) for row in plan.rows if row.variant in asked.variants}
+        return bind(Trial, light, {name: variant(row, plan, catalog, here) for name, row in tried.items()})
     variants = {row.variant: variant(row, plan, catalog, here) for row in plan.rows}
     keeper = residency(plan, catalog, variants) if plan.swaps else None
     cache = bind(SemanticCache, ruled, *cache_arguments(profile, catalog, here))
@@ -72,7 +84,7 @@ def build(args: dict[str, Any]) -> Application:
     ledger = bind(Ledger, light, required("GROUPQWEN_DATABASE_URL"), str(here.journal))
     router = bind(Router, ruled, profile, catalog, required("GROUPQWEN_REDIS_URL"), cache, classifier, variants)
     # Room for health checks while all places are taken.
-    ingress = {**light, "max_ongoing_requests": busy + 64}
+    ingress = {**stateless, "max_ongoing_requests": busy + 64}
     return bind(Gateway, ingress, profile, catalog, router, cache, ledger, keeper)
 
 
@@ -80,6 +92,8 @@ def variant(row: Row, plan: Plan, catalog: Catalog, here: Home) -> Application:
     """One variant's deployment, by its engine."""
     name, profile = row.variant, plan.profile
     spec, served = catalog.variant(name), profile.variants[name]
+    if row.resident:
+        served = served.model_copy(update={"keep": "always"})
     options: dict[str, Any] = {
         "name": name,
         "num_replicas": served.replicas,
@@ -87,6 +101,9 @@ def variant(row: Row, plan: Plan, catalog: Catalog, here: Home) -> Application:
         "max_ongoing_requests": served.parallel + served.max_queue + 16,
         "health_check_period_s": 5,
         "graceful_shutdown_timeout_s": DRAIN_SECONDS,
+        # Where there is room for both, the old one answers until the new one does, and stays if that fails. Who is
+        # swapped is brought in by Residency, which knows of one at a time.
+        "max_surge_percent": 100 if row.resident and plan.has_room_twice else 0,
     }
     wake_seconds = profile.limits.wake_seconds
     if spec.engine == "vllm":

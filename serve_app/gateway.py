@@ -60,6 +60,7 @@ from serve_app.schemas import (
     ModelList,
     Pin,
     Residence,
+    Rollout,
     TextAnswer,
     base64_floats,
 )
@@ -369,6 +370,12 @@ class Gateway:
                 code="always_resident",
             )
         return self._residency
+
+    @api.get("/v1/rollout")
+    async def rollout(self) -> Rollout | None:
+        """How the canary of a rollout does; null while there is none."""
+        canary = await self._ask(self._router.canary.remote(), "router")
+        return None if canary is None else Rollout.model_validate(canary)
 
     @api.get("/v1/cache/stats")
     async def cache_stats(self) -> CacheStats:

@@ -45,11 +45,12 @@ def read_keys(path: Path) -> list[ApiKey]:
         raise ValueError(f"{path} is damaged ({error}); put it back, or remove it to make a new key") from error
 
 
-def create_key(path: Path, name: str) -> tuple[ApiKey, str]:
-    """Make a key and add it to the file; its secret is returned and kept nowhere."""
-    secret = PREFIX + secrets.token_urlsafe(32)
+def create_key(path: Path, name: str, secret: str | None = None, instead_of: str = "") -> tuple[ApiKey, str]:
+    """Make a key, of `secret` where one is given, and add it to the file; its secret is returned and kept nowhere.
+    The key that is stored as `instead_of` is taken out."""
+    secret = secret or PREFIX + secrets.token_urlsafe(32)
     key = ApiKey(f"key_{secrets.token_hex(6)}", name, hash_key(secret), int(time.time()))
-    keys = [*read_keys(path), key]
+    keys = [*(each for each in read_keys(path) if each.sha256 != instead_of), key]
     staged = path.with_suffix(".new")
     staged.touch(mode=0o600)
     staged.write_text(json.dumps({"keys": [asdict(each) for each in keys]}, indent=1))

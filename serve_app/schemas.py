@@ -132,6 +132,15 @@ class Residence(BaseModel):
     problem: str | None = Field(None, description="Why it could not be loaded the last time.")
 
 
+class Rollout(BaseModel):
+    """The canary of a rollout, while one is tried."""
+
+    variants: list[str] = Field(description="Variants of which a new version is tried.")
+    share: float = Field(description="Of their requests, how many it is given.")
+    answered: int
+    failed: int = Field(description="Requests that it failed; the old version answered them where it still could.")
+
+
 class CacheStats(BaseModel):
     """Since the Router's replica started, except `entries`, which are those in Redis now."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from deployments.contract import ChatRequest, RequestContext
 from deployments.llamacpp.chat import ChatOptions, LlamaCppChat
 from deployments.llamacpp.engine import EngineOptions, EngineStats
 from deployments.llamacpp.sampling import SamplingOptions
-from deployments.residency.resident import Resident
+from deployments.residency.resident import Resident, WarmUpFailed
 from deployments.serving import asks_residency, deployment
 
 METRICS_SECONDS = 1.0
@@ -51,16 +51,17 @@ def chat_options(name: str, spec: VariantSpec, served: ServedVariant) -> ChatOpt
 class LlamaCppVariant(Resident):
     """One GGUF model that answers many requests at once, while it is in memory."""
 
-    def __init__(
+    async def __init__(  # type: ignore[misc]  # Serve awaits it.
         self, name: str, path: str, spec: VariantSpec, served: ServedVariant, wake_seconds: float
     ) -> None:
         always = served.keep == "always"
         self.reside(name, served, wake_seconds, None if always else asks_residency(name))
         self._make = partial(LlamaCppChat, Path(path), chat_options(name, spec, served))
+        self._warm_up_question = spec.warm_up
         self._chat: LlamaCppChat | None = None
         self._past = EngineStats()
         if always:
-            self._chat = self._make()
+            await self._bring_in()
             self.is_in()
         self._active = Gauge("groupqwen_engine_active", "Requests that are being answered.", ("variant",))
         self._waiting = Gauge("groupqwen_engine_waiting", "Requests that wait for a slot.", ("variant",))
@@ -71,20 +72,22 @@ class LlamaCppVariant(Resident):
         self._reported = (0, 0, 0)
         self._reporting = asyncio.get_running_loop().create_task(self._report())
 
-    async def chat(
+    async def _answer(
         self, request: ChatRequest, context: RequestContext
-    ) -> AsyncIterator[list[ChatCompletionChunk]]:
-        """The chat contract, in lists of what is there at once: fewer messages between processes."""
-        async with self._passage():
-            chat = self._chat
-            assert chat is not None
-            # Closed with this generator, not when it is collected: a client that left must free its slot at once.
-            async with aclosing(chat.chat(request, context.request_id, tenant=context.key_id)) as steps:
-                async for chunks in steps:
-                    yield chunks
+    ) -> AsyncGenerator[list[ChatCompletionChunk], None]:
+        chat = self._chat
+        assert chat is not None
+        async with aclosing(chat.chat(request, context.request_id, tenant=context.key_id)) as steps:
+            async for chunks in steps:
+                yield chunks
 
     async def _bring_in(self) -> None:
         self._chat = await asyncio.to_thread(self._make)
+        try:
+            await self._warm_up(self._warm_up_question)
+        except WarmUpFailed:
+            await self._send_out(asleep=False)
+            raise
 
     async def _send_out(self, asleep: bool) -> None:
         del asleep  # llama.cpp has no state between in and out.

@@ -180,7 +180,7 @@ class ResidencyKeeper:
             self._node.abandon(time.monotonic())
             await self._refuse(name, objection)
             return
-        await asyncio.gather(*(self._send_out(leaving) for leaving in swap.leaving))
+        await asyncio.gather(*(self._send_out(leaving, swap.altogether) for leaving in swap.leaving))
         if name is None or self._node.state(name) is not State.LOADING:
             return
         try:
@@ -199,9 +199,10 @@ class ResidencyKeeper:
         self._problems[name] = problem
         self._variants[name].fail.remote(problem)
 
-    async def _send_out(self, name: str) -> None:
+    async def _send_out(self, name: str, altogether: bool) -> None:
         # Who is awake goes to sleep where it can; who sleeps already goes altogether.
-        asleep = self._node.state(name) is State.DRAINING and self._node.footprint(name).asleep_mb > 0
+        awake = self._node.state(name) is State.DRAINING
+        asleep = awake and not altogether and self._node.footprint(name).asleep_mb > 0
         try:
             await self._variants[name].unload.remote(asleep)
         except Exception as error:

@@ -45,10 +45,11 @@ class Footprint:
 @dataclass(frozen=True)
 class Swap:
     """The one thing to do now: let `leaving` drain and go, then load `coming` (None: nothing, they were idle
-    for too long)."""
+    for too long). `altogether`: sleep would not free enough."""
 
     coming: str | None
     leaving: tuple[str, ...] = ()
+    altogether: bool = False
 
 
 @dataclass(frozen=True)
@@ -219,9 +220,10 @@ class Residency:
                 continue
             needed = self.used_mb - self._held(variant) + variant.footprint.awake_mb - self.budget_mb
             impatient = now - (variant.waiting_since or now) >= self.policy.patience_seconds
-            leaving = self._leaving(name, needed, now, impatient)
-            if leaving is not None:
-                return Swap(name, leaving)
+            for altogether in (False, True):
+                leaving = self._leaving(name, needed, now, impatient, altogether)
+                if leaving is not None:
+                    return Swap(name, leaving, altogether)
             # In order: who waits longer is not passed by those who need less room.
             return None
         return None
@@ -235,7 +237,9 @@ class Residency:
                 return Swap(None, (name,))
         return None
 
-    def _leaving(self, coming: str, needed: int, now: float, impatient: bool) -> tuple[str, ...] | None:
+    def _leaving(
+        self, coming: str, needed: int, now: float, impatient: bool, altogether: bool
+    ) -> tuple[str, ...] | None:
         """The least worthy set whose going frees `needed` MiB, idle ones first; None if none may go yet."""
         if needed <= 0:
             return ()
@@ -248,14 +252,14 @@ class Residency:
                 if freed >= needed:
                     break
                 chosen.append((name, v))
-                freed += self._freed(v)
+                freed += self._freed(v, altogether)
             if freed < needed:
                 continue
             # A small one that was chosen early may not be needed beside a large one that was chosen late.
             for item in sorted(chosen, key=lambda item: -self.worth(item[0], now)):
-                if freed - self._freed(item[1]) >= needed:
+                if freed - self._freed(item[1], altogether) >= needed:
                     chosen.remove(item)
-                    freed -= self._freed(item[1])
+                    freed -= self._freed(item[1], altogether)
             return tuple(name for name, _ in chosen)
         return None
 
@@ -269,11 +273,12 @@ class Residency:
         return self._variants[name].last_use
 
     @staticmethod
-    def _freed(variant: _Variant) -> int:
+    def _freed(variant: _Variant, altogether: bool) -> int:
         """MiB that its going frees: who is awake goes to sleep where it can, who sleeps goes altogether."""
         footprint = variant.footprint
-        asleep = footprint.asleep_mb
-        return asleep if variant.state is State.ASLEEP else footprint.awake_mb - asleep
+        if variant.state is State.ASLEEP:
+            return footprint.asleep_mb
+        return footprint.awake_mb - (0 if altogether else footprint.asleep_mb)
 
     @staticmethod
     def _may_go(variant: _Variant) -> bool:

@@ -6,14 +6,23 @@ It is in memory from the start (`keep: always`), or its gate is closed until Res
 from __future__ import annotations
 
 import asyncio
+import math
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
+from openai.types.chat import ChatCompletionChunk
+
+from configs.catalog import WarmUp
 from configs.profile import ServedVariant
-from deployments.contract import not_ready, queue_full
+from deployments.chunks import fold
+from deployments.contract import ChatError, ChatRequest, RequestContext, not_ready, queue_full
 from deployments.residency.gate import Gate, NotReady
+
+
+class WarmUpFailed(RuntimeError):
+    """The model is loaded, and does not answer as it must."""
 
 
 class Resident(ABC):
@@ -43,6 +52,43 @@ class Resident(ABC):
     @abstractmethod
     def _in_flight(self) -> dict[str, Any]:
         """What the engine says of itself: `active`, `waiting` (requests), tokens so far, `memory_mb`."""
+
+    @abstractmethod
+    def _answer(
+        self, request: ChatRequest, context: RequestContext
+    ) -> AsyncGenerator[list[ChatCompletionChunk], None]:
+        """The engine's answer, while the variant is in memory. Raises `ChatError`."""
+
+    async def chat(
+        self, request: ChatRequest, context: RequestContext
+    ) -> AsyncIterator[list[ChatCompletionChunk]]:
+        """The chat contract, in lists of what is there at once: fewer messages between processes."""
+        # Closed with this generator, not when it is collected: a client that left must free its slot at once.
+        async with self._passage(), aclosing(self._answer(request, context)) as steps:
+            async for chunks in steps:
+                yield chunks
+
+    async def _warm_up(self, asked: WarmUp) -> None:
+        """Ask it a question. Raises `WarmUpFailed` where what comes is no answer, or not the right one."""
+        message = {"role": "user", "content": asked.question}
+        request = ChatRequest(messages=[message], temperature=0, max_tokens=asked.max_tokens, logprobs=True)
+        chunks: list[ChatCompletionChunk] = []
+        try:
+            async with aclosing(self._answer(request, RequestContext(f"warm-up-{self._name}"))) as steps:
+                async for step in steps:
+                    chunks += step
+        except ChatError as error:
+            raise WarmUpFailed(f"{self._name} failed its warm-up: {error.message}") from error
+        choice = fold(chunks).choices[0]
+        said = f"{(choice.message.model_extra or {}).get('reasoning_content') or ''}{choice.message.content or ''}"
+        tokens = (choice.logprobs.content if choice.logprobs else None) or []
+        if not said.strip() or not all(math.isfinite(token.logprob) for token in tokens):
+            raise WarmUpFailed(f"{self._name} failed its warm-up: asked {asked.question!r}, it said {said!r}")
+        if asked.expects is not None and asked.expects.lower() not in said.lower():
+            raise WarmUpFailed(
+                f"{self._name} failed its warm-up: asked {asked.question!r}, it said {said!r}, which does not "
+                f"hold {asked.expects!r}"
+            )
 
     def is_in(self) -> None:
         """It is in memory, and answers."""

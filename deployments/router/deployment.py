@@ -30,13 +30,17 @@ from deployments.classifier.rules import Classification, classify
 from deployments.contract import ChatError, ChatRequest, RequestContext, engine_gone, queue_full
 from deployments.ledger.journal import Journal
 from deployments.ledger.record import Progress, QueryRecord
+from deployments.router.canary import CANARY, Canary, CanaryRules
 from deployments.router.decision import Routed, RouteDecision
 from deployments.router.rules import AUTO, Rules, resolve_model
-from deployments.serving import deployment
+from deployments.serving import deployment, variant_of
 
 logger = logging.getLogger("ray.serve")
 
 STATUS_SECONDS = 2.0
+CANARY_SECONDS = 30.0
+"""So long a canary may take to its first token; then the old version is asked."""
+
 LATENCY_BUCKETS = [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300]
 
 Item = Routed | ChatCompletionChunk
@@ -84,10 +88,21 @@ class Router:
             "groupqwen_latency_seconds", "Time of the whole answer.", LATENCY_BUCKETS, ("variant",)
         )
 
-    def reconfigure(self, config: Mapping[str, Any]) -> None:
-        """Rules from `user_config`: at the start, and anew without a restart."""
+    async def reconfigure(self, config: Mapping[str, Any]) -> None:
+        """Rules from `user_config`: at the start, and anew without a restart. (Handles want an event loop.)"""
         routing = Routing.model_validate(config["routing"])
         self._rules = Rules(self._profile, self._catalog, routing)
+        tried = config.get("canary")
+        self._canary = None if tried is None else Canary(CanaryRules.model_validate(tried))
+        self._canaries = (
+            {name: variant_of(CANARY, name).options(stream=True).chat for name in self._canary.rules.variants}
+            if self._canary
+            else {}
+        )
+
+    async def canary(self) -> dict[str, Any] | None:
+        """How the canary does, or None where there is none."""
+        return self._canary.report() if self._canary else None
 
     async def chat(self, request: ChatRequest, context: RequestContext) -> AsyncIterator[list[Item]]:
         """Route one request: first a `Routed`, then the answer's chunks, in lists of what is there at once.
@@ -209,8 +224,39 @@ class Router:
     async def _generate(
         self, variant: str, request: ChatRequest, context: RequestContext
     ) -> AsyncGenerator[list[ChatCompletionChunk], None]:
-        """The variant's chunks, its failures in the contract's terms; closing it cancels the variant."""
-        stream = self._chats[variant].remote(request, context)
+        """The variant's chunks, or its canary's, whose failure before the first of them nobody notices."""
+        canary = self._canary
+        if canary is not None and canary.takes(variant, context.request_id):
+            begun = False
+            try:
+                async with aclosing(self._ask(self._canaries[variant], variant, request, context)) as steps:
+                    # A canary that is gone would be waited for as long as the request lasts.
+                    chunks = await asyncio.wait_for(anext(steps), CANARY_SECONDS)
+                    begun = True
+                    yield chunks
+                    async for chunks in steps:
+                        yield chunks
+                canary.ended("answered")
+                return
+            except TimeoutError:
+                canary.ended("failed")
+                logger.warning("the canary of %s did not answer", variant)
+            except ChatError as error:
+                if error.status < 500:
+                    raise
+                canary.ended("failed")
+                logger.warning("the canary of %s failed: %s", variant, error.message)
+                if begun:
+                    raise
+        async with aclosing(self._ask(self._chats[variant], variant, request, context)) as steps:
+            async for chunks in steps:
+                yield chunks
+
+    async def _ask(
+        self, chat: Any, variant: str, request: ChatRequest, context: RequestContext
+    ) -> AsyncGenerator[list[ChatCompletionChunk], None]:
+        """The chunks of a handle's `chat`, failures in the contract's terms; closing it cancels the variant."""
+        stream = chat.remote(request, context)
         finished = False
         try:
             async for chunks in stream:

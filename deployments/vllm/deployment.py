@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
@@ -33,7 +33,7 @@ from deployments.contract import (
     engine_gone,
     queue_full,
 )
-from deployments.residency.resident import Resident
+from deployments.residency.resident import Resident, WarmUpFailed
 from deployments.serving import asks_residency, on_node
 from deployments.vllm.chat import chat_fields, chunks_of, completion_fields, error_of
 from deployments.vllm.options import VllmStart
@@ -107,8 +107,13 @@ class VllmVariant(Resident, LLMServer):  # type: ignore[misc]
     async def _bring_in(self) -> None:
         if self._state == "asleep":
             await self._wake()
-        else:
-            await LLMServer.start(self)
+            return
+        await LLMServer.start(self)
+        try:
+            await self._warm_up(self._spec.warm_up)
+        except WarmUpFailed:
+            await self._send_out(asleep=False)
+            raise
 
     async def _start_engine(self) -> None:
         """As Ray's own, but for its report of what is served here, which is nobody's business."""
@@ -133,27 +138,25 @@ class VllmVariant(Resident, LLMServer):  # type: ignore[misc]
         if engine is not None:
             await asyncio.to_thread(engine.end)
 
-    async def chat(
-        self, request: ChatRequest, context: RequestContext
-    ) -> AsyncIterator[list[ChatCompletionChunk]]:
-        """The chat contract."""
-        if self._gate.inside >= self._room:
-            raise queue_full(2.0)
-        builder = ChunkBuilder(context.request_id, self._name)
-        async with self._passage():
-            try:
-                # Closed with this generator, so that vLLM drops the request of a client that left at once.
-                async with aclosing(self._answer(request, builder)) as steps:
-                    async for chunks in steps:
-                        self._count(chunks)
-                        yield chunks
-            except (asyncio.CancelledError, GeneratorExit):
-                self._counts["cancelled"] += 1
-                raise
-
     async def _answer(
-        self, request: ChatRequest, builder: ChunkBuilder
+        self, request: ChatRequest, context: RequestContext
     ) -> AsyncGenerator[list[ChatCompletionChunk], None]:
+        if self._gate.inside > self._room:
+            raise queue_full(2.0)
+        try:
+            # Closed with this generator, so that vLLM drops the request of a client that left at once.
+            async with aclosing(self._within_context(request, context)) as steps:
+                async for chunks in steps:
+                    self._count(chunks)
+                    yield chunks
+        except (asyncio.CancelledError, GeneratorExit):
+            self._counts["cancelled"] += 1
+            raise
+
+    async def _within_context(
+        self, request: ChatRequest, context: RequestContext
+    ) -> AsyncGenerator[list[ChatCompletionChunk], None]:
+        builder = ChunkBuilder(context.request_id, self._name)
         raw = isinstance(request, RawPromptRequest)
         make = completion_fields if isinstance(request, RawPromptRequest) else chat_fields
         fields = make(request, self._spec, builder.id)  # type: ignore[arg-type]  # mypy joins the two functions

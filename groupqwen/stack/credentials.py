@@ -11,7 +11,11 @@ import secrets
 from dataclasses import asdict, dataclass
 
 from configs.home import Home
+from groupqwen.stack.problem import StartProblem
 from serve_app.keys import create_key, hash_key, read_keys
+
+KEY_VARIABLE = "GROUPQWEN_API_KEY"
+SHORTEST_KEY = 20
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,11 @@ class Credentials:
 
 
 def load_credentials(home: Home) -> Credentials:
-    """Read the secrets, making what is missing; a key that was taken off the ring is made anew."""
+    """Read the secrets, making what is missing; a key that was taken off the ring is made anew.
+
+    `GROUPQWEN_API_KEY` in the environment is the owner's key, in the place of the one before. Raises
+    `StartProblem` where it is too short.
+    """
     try:
         stored = json.loads(home.credentials.read_text())
     except (FileNotFoundError, ValueError):
@@ -33,9 +41,14 @@ def load_credentials(home: Home) -> Credentials:
     if not isinstance(stored, dict):
         stored = {}
     known = {key.sha256 for key in read_keys(home.keys)}
-    api_key = stored.get("api_key", "")
+    given, before = os.environ.get(KEY_VARIABLE, "").strip(), stored.get("api_key", "")
+    if given and len(given) < SHORTEST_KEY:
+        raise StartProblem(
+            f"{KEY_VARIABLE} is shorter than {SHORTEST_KEY} characters: `openssl rand -hex 24` makes one"
+        )
+    api_key = given or before
     if hash_key(api_key) not in known:
-        _, api_key = create_key(home.keys, "owner")
+        _, api_key = create_key(home.keys, "owner", given or None, instead_of=hash_key(before))
     credentials = Credentials(
         redis_password=stored.get("redis_password") or secrets.token_urlsafe(24),
         postgres_password=stored.get("postgres_password") or secrets.token_urlsafe(24),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import subprocess
 import sys
 import time
@@ -14,6 +15,8 @@ from typing import Any
 import httpx
 import yaml
 
+from configs.catalog import Catalog
+from configs.routing import load_routing
 from groupqwen.stack.credentials import Credentials
 from groupqwen.stack.problem import StartProblem
 from groupqwen.stack.settings import Settings
@@ -23,8 +26,20 @@ DEPLOY_ATTEMPTS = 5
 APPLICATION = "groupqwen"
 
 
+RULED = ("Router", "SemanticCache", "Classifier")
+"""Deployments that `user_config` brings the routing rules: they change without a restart."""
+
+
 def serve_config(settings: Settings) -> dict[str, Any]:
-    """What `serve deploy` takes. Serve listens on loopback; haproxy.sh adds the address of `--listen`."""
+    """What `serve deploy` takes, with everything that it depends on inside: profile, the catalog's part of it and
+    the rules; so that it can be gone back to, whatever has become of the files by then. Serve listens on loopback;
+    haproxy.sh adds the address of `--listen`."""
+    profile, catalog = settings.profile, settings.catalog
+    used = Catalog(
+        variants={name: catalog.variant(name) for name in profile.variants},
+        embedders={profile.embedder: catalog.embedders[profile.embedder]},
+    )
+    rules = {"routing": load_routing().model_dump(mode="json")}
     return {
         "proxy_location": "HeadOnly",
         "http_options": {
@@ -38,27 +53,32 @@ def serve_config(settings: Settings) -> dict[str, Any]:
                 "name": APPLICATION,
                 "route_prefix": "/",
                 "import_path": "serve_app.app:build",
-                "args": {"profile": settings.profile_name, "build": build_id()},
+                "args": {
+                    "profile": profile.model_dump(mode="json", exclude_defaults=True),
+                    "catalog": used.model_dump(mode="json", exclude_defaults=True),
+                    "build": build_id(),
+                },
+                "deployments": [{"name": name, "user_config": rules} for name in RULED],
             }
         ],
     }
 
 
 def build_id() -> str:
-    """A fingerprint of the code and configuration that replicas run: when it changes, Serve replaces them."""
+    """A fingerprint of the code that replicas run: when it changes, Serve replaces them."""
     digest = hashlib.sha256()
     root = Path(__file__).parents[2]
     for package in ("configs", "deployments", "serve_app"):
         for path in sorted((root / package).rglob("*")):
-            if path.suffix in (".py", ".sql") or path.name == "models.yaml" or path.parent.name == "profiles":
+            if path.suffix in (".py", ".sql"):
                 digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
 
-def deploy(settings: Settings, credentials: Credentials) -> None:
+def deploy(settings: Settings, credentials: Credentials, config: dict[str, Any]) -> None:
     """Run `serve deploy`. Raises `StartProblem` with Serve's own last words."""
-    path = settings.home.run / "serve_config.yaml"
-    path.write_text(yaml.safe_dump(serve_config(settings), sort_keys=False))
+    path = settings.home.run / "serve_config.new.yaml"
+    path.write_text(yaml.safe_dump(config, sort_keys=False))
     command = [
         str(Path(sys.executable).parent / "serve"),
         "deploy",
@@ -99,26 +119,23 @@ def application(settings: Settings, credentials: Credentials) -> dict[str, Any] 
         return None
 
 
-def wait_until_ready(settings: Settings, credentials: Credentials, progress: Callable[[str], None]) -> None:
-    """Until a question would be answered. `progress` hears what is being waited for."""
+def wait_until_ready(
+    settings: Settings, credentials: Credentials, progress: Callable[[str], None], name: str = APPLICATION
+) -> None:
+    """Until a question would be answered (the main application), or all of its deployments are healthy (another).
+    `progress` hears what is being waited for. Raises `StartProblem`."""
     until = time.monotonic() + READY_SECONDS
-    headers = {"Authorization": f"Bearer {credentials.api_key}"}
     while time.monotonic() < until:
         details = application(settings, credentials) or {}
-        mine = details.get("applications", {}).get(APPLICATION, {})
+        mine = details.get("applications", {}).get(name, {})
         status = mine.get("status", "waiting for Serve")
         if status in ("DEPLOY_FAILED", "UNHEALTHY") and mine.get("message"):
             raise StartProblem(f"the application did not start: {_last_line(mine)}")
         deployments = mine.get("deployments", {})
         waiting = [name for name, one in deployments.items() if one.get("status") != "HEALTHY"]
         progress(", ".join(waiting) if waiting else status.lower())
-        if status == "RUNNING" and not waiting:
-            try:
-                health = httpx.get(f"{settings.endpoint}/health", headers=headers, timeout=10)
-                if health.status_code == 200 and health.json()["status"] == "ok":
-                    return
-            except (httpx.HTTPError, ValueError, KeyError):
-                pass
+        if status == "RUNNING" and not waiting and (name != APPLICATION or _is_well(settings, credentials)):
+            return
         time.sleep(0.25)
     raise StartProblem(
         f"the application was not ready within {READY_SECONDS:.0f} s; `groupqwen status` and {settings.home.logs} "
@@ -126,9 +143,27 @@ def wait_until_ready(settings: Settings, credentials: Credentials, progress: Cal
     )
 
 
+def _is_well(settings: Settings, credentials: Credentials) -> bool:
+    try:
+        health = ask(settings, credentials, "/health")
+        return health.status_code == 200 and health.json()["status"] == "ok"
+    except (httpx.HTTPError, ValueError, KeyError):
+        return False
+
+
+def ask(settings: Settings, credentials: Credentials, path: str) -> httpx.Response:
+    """The endpoint, as its owner. Raises `httpx.HTTPError`."""
+    headers = {"Authorization": f"Bearer {credentials.api_key}"}
+    return httpx.get(f"{settings.endpoint}{path}", headers=headers, timeout=10)
+
+
 def _last_line(details: dict[str, Any]) -> str:
+    """What went wrong, from Serve's messages: the line that ends the last traceback."""
     messages = [details.get("message", "")]
     messages += [one.get("message", "") for one in details.get("deployments", {}).values()]
-    text = "\n".join(message for message in messages if message).strip()
-    errors = [line.strip() for line in text.splitlines() if "Error" in line]
-    return (errors or text.splitlines() or ["no reason given"])[-1]
+    lines = [line.strip() for message in messages for line in message.splitlines() if line.strip()]
+    raised = [line for line in lines if _RAISED.match(line)]
+    return _RAISED.sub("", raised[-1]) if raised else lines[-1] if lines else "no reason given"
+
+
+_RAISED = re.compile(r"(?:[a-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Failed|Problem|Refused): (?!Traceback)")

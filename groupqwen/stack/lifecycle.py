@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -17,18 +18,20 @@ from redis import Redis
 from redis.exceptions import RedisError
 from rich.console import Console
 
-from configs.catalog import load_catalog
+from configs.catalog import MODELS, load_catalog
 from configs.home import Home
 from configs.machine import memory_mb
 from configs.planner import make_plan
 from configs.profile import load_profile
+from configs.routing import load_routing
 from groupqwen.models import fetch_profile
 from groupqwen.stack import postgres, redis
 from groupqwen.stack.checks import check_home, check_machine, check_ports, ports_are_free
 from groupqwen.stack.credentials import Credentials, load_credentials, write_private
-from groupqwen.stack.deploy import deploy, wait_for_ray, wait_until_ready
+from groupqwen.stack.deploy import wait_for_ray
 from groupqwen.stack.problem import StartProblem
 from groupqwen.stack.processes import end, marked, orphaned_agents, wait_until
+from groupqwen.stack.rollout import CanaryPlan, roll_out
 from groupqwen.stack.settings import Settings
 from groupqwen.stack.supervisor import Program, Supervisor, ray_program
 
@@ -40,17 +43,19 @@ class Choices:
     """What a person may choose when starting; it is remembered for `status`, `down` and the next `up`."""
 
     profile: str = "cpu"
+    catalog: str | None = None
     listen: str | None = None
     port_offset: int = 0
 
 
 def settings_for(home: Home, choices: Choices) -> Settings:
     """Raises `ConfigError` for a profile that is not there or wrong."""
-    profile = load_profile(choices.profile, load_catalog())
+    catalog = load_catalog(Path(choices.catalog) if choices.catalog else MODELS)
+    profile = load_profile(choices.profile, catalog)
     return Settings(
         home=home,
         profile=profile,
-        profile_name=choices.profile,
+        catalog=catalog,
         ports=profile.ports.shifted(choices.port_offset),
         listen=choices.listen,
         redis_url=os.environ.get("GROUPQWEN_REDIS_URL") or None,
@@ -88,10 +93,7 @@ def only_one(home: Home, console: Console) -> Iterator[None]:
 def up(settings: Settings, choices: Choices, console: Console) -> Credentials:
     """Bring everything up and wait until it answers. Does nothing twice. Raises `StartProblem`,
     `DownloadError`, and `PlanRefused` before anything is touched."""
-    catalog = load_catalog()
-    make_plan(settings.profile, catalog, memory_mb(settings.profile.machine.accelerator))
-    check_machine(settings.profile, catalog)
-    check_home(settings)
+    _check(settings)
     with only_one(settings.home, console):
         previous = remembered(settings.home)
         credentials = load_credentials(settings.home)
@@ -113,9 +115,35 @@ def up(settings: Settings, choices: Choices, console: Console) -> Credentials:
         with console.status("Starting Redis, PostgreSQL and Ray …") as status:
             _start_services(settings, credentials, supervisor)
             status.update("Deploying the application …")
-            deploy(settings, credentials)
-            wait_until_ready(settings, credentials, lambda what: status.update(f"Loading models … ({what})"))
+            try:
+                roll_out(settings, credentials, lambda what: status.update(f"Loading models … ({what})"))
+            except StartProblem:
+                if previous is not None:
+                    write_private(settings.home.run / "choices.json", json.dumps(previous.__dict__))
+                raise
     return credentials
+
+
+def change(settings: Settings, choices: Choices, canary: CanaryPlan | None, console: Console) -> str | None:
+    """Bring a changed configuration into service on what `up` has started; says what a canary showed. Raises as
+    `up` does, after going back to what served before."""
+    _check(settings)
+    with only_one(settings.home, console):
+        if not Supervisor(settings).running:
+            raise StartProblem("nothing runs here: `bash scripts/up.sh` starts it")
+        _fetch(settings, console)
+        with console.status("Deploying …") as status:
+            told = roll_out(settings, load_credentials(settings.home), status.update, canary)
+        write_private(settings.home.run / "choices.json", json.dumps(choices.__dict__))
+    return told
+
+
+def _check(settings: Settings) -> None:
+    """What can be known to be wrong before anything is touched."""
+    make_plan(settings.profile, settings.catalog, memory_mb(settings.profile.machine.accelerator))
+    load_routing()
+    check_machine(settings.profile, settings.catalog)
+    check_home(settings)
 
 
 def down(settings: Settings, console: Console) -> bool:
@@ -140,8 +168,7 @@ def _node_choices(choices: Choices) -> tuple[Any, ...]:
 
 
 def _fetch(settings: Settings, console: Console) -> None:
-    catalog = load_catalog()
-    fetch_profile(settings.profile, catalog, settings.home, console)
+    fetch_profile(settings.profile, settings.catalog, settings.home, console)
     if settings.redis_url is None and redis.find(settings.home) is None:
         with console.status("Fetching Redis Stack (53 MB) …"):
             redis.fetch(settings.home)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from configs.catalog import Catalog, load_catalog
 from configs.home import Home
 from configs.profile import Ports, Profile
 from groupqwen.stack import postgres, redis
-from groupqwen.stack.credentials import Credentials
+from groupqwen.stack.credentials import KEY_VARIABLE, Credentials
 from groupqwen.stack.sockets import short_folder
 
 MARK = "GROUPQWEN_STACK"
@@ -20,14 +21,14 @@ exactly that, whatever has become of its parents."""
 
 @dataclass(frozen=True)
 class Settings:
-    """`profile_name`: what Serve finds the profile by, a name or an absolute path. `listen`: an address
+    """`listen`: an address
     beside loopback that the endpoint opens to, or None. The two URLs are the owner's own servers, or None
     for embedded ones."""
 
     home: Home
     profile: Profile
-    profile_name: str
     ports: Ports
+    catalog: Catalog = field(default_factory=load_catalog)
     listen: str | None = None
     redis_url: str | None = None
     database_url: str | None = None
@@ -45,6 +46,8 @@ class Settings:
         ports = self.ports
         proxy = short_folder(self.home)
         return {
+            # The owner's key is for clients; what runs here knows keys by their hashes.
+            KEY_VARIABLE: "",
             MARK: str(self.home.root),
             "GROUPQWEN_HOME": str(self.home.root),
             "GROUPQWEN_REDIS_URL": self.redis_url or redis.url(self.home, credentials.redis_password),
@@ -71,8 +74,12 @@ class Settings:
             "RAY_SERVE_HAPROXY_SOCKET_PATH": str(proxy / "admin.sock"),
             "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(proxy),
             "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(proxy / "server-state"),
+            "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(proxy / "metrics.sock"),
             "RAY_SERVE_HAPROXY_STATS_PORT": str(ports.haproxy_stats),
             "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports.haproxy_metrics),
+            # HAProxy falls back to this: at Ray's fixed port it would be whichever group came first.
+            "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(ports.fallback),
+            "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(ports.fallback_grpc),
             **_replica_ports(ports.http),
             "RAY_SERVE_LOG_TO_STDERR": "0",
             # Ray runs its workers at niceness 15; here they are what a person waits for.

@@ -198,6 +198,18 @@ def test_a_swap_that_is_abandoned_leaves_everything_as_it_was() -> None:
     assert node.used_mb == 0
 
 
+def test_who_must_go_altogether_where_sleep_frees_too_little_does() -> None:
+    """Found by the stateful test below: b asleep would leave 1 MiB too little for c, and c starved."""
+    node = Residency(120, {"a": Footprint(56, pinned=True), "b": Footprint(10, 5), "c": Footprint(60)}, POLICY)
+    for name in "ab":
+        bring(node, name, 0)
+    node.wanted("c", 100)
+    assert node.next_swap(200) == Swap("c", ("b",), altogether=True)
+    node.gone("b", 200)
+    assert node.state("c") is State.LOADING
+    assert node.used_mb == 116
+
+
 NAMES = "abcde"
 
 
@@ -316,7 +328,7 @@ class Node(RuleBasedStateMachine):
         swap = self.node.swap
         for name in swap.leaving if swap else ():
             if self.node.state(name) is State.DRAINING and not self.in_flight[name]:
-                self.node.gone(name, self.now, asleep=asleep)
+                self.node.gone(name, self.now, asleep=asleep and swap is not None and not swap.altogether)
             elif self.node.state(name) is State.ASLEEP and self.node.swap is swap:
                 self.node.gone(name, self.now)
 

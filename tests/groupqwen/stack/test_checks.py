@@ -30,7 +30,7 @@ def free_ports(count: int) -> list[int]:
 def settings(tmp_path: Path) -> Settings:
     names = list(Ports.model_fields)
     ports = Ports.model_validate(dict(zip(names, free_ports(len(names)), strict=True)))
-    return Settings(Home(tmp_path / "home"), load_profile("cpu"), "cpu", ports)
+    return Settings(Home(tmp_path / "home"), load_profile("cpu"), ports)
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_a_taken_port_is_told_with_its_holder_and_a_way_out(
     assert f"(pid {os.getpid()})" in told
     offset = re.search(r"--port-offset (\d+)`", told)
     assert offset is not None
-    check_ports(Settings(settings.home, settings.profile, "cpu", settings.ports.shifted(int(offset[1]))))
+    check_ports(Settings(settings.home, settings.profile, settings.ports.shifted(int(offset[1]))))
 
 
 def test_a_way_out_is_told_even_for_ports_near_the_end(settings: Settings, listening: socket.socket) -> None:
@@ -64,7 +64,7 @@ def test_a_way_out_is_told_even_for_ports_near_the_end(settings: Settings, liste
     listening.bind(("127.0.0.1", high.http))
     listening.listen()
     with pytest.raises(StartProblem, match=f"port {high.http} "):
-        check_ports(Settings(settings.home, settings.profile, "cpu", high))
+        check_ports(Settings(settings.home, settings.profile, high))
 
 
 def test_a_home_that_can_be_written_is_made_private(settings: Settings) -> None:
@@ -76,7 +76,7 @@ def test_a_home_that_can_be_written_is_made_private(settings: Settings) -> None:
 def test_a_home_that_cannot_be_made_is_told(settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StartProblem, match="GROUPQWEN_HOME"):
-        check_home(Settings(Home(tmp_path / "file" / "home"), settings.profile, "cpu", settings.ports))
+        check_home(Settings(Home(tmp_path / "file" / "home"), settings.profile, settings.ports))
 
 
 def test_a_profile_must_fit_the_machine_it_is_started_on(monkeypatch: pytest.MonkeyPatch) -> None:

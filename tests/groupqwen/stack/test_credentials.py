@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from configs.home import Home
-from groupqwen.stack.credentials import load_credentials
+from groupqwen.stack.credentials import KEY_VARIABLE, load_credentials
+from groupqwen.stack.problem import StartProblem
 from serve_app.keys import hash_key, read_keys
 
 
@@ -57,3 +58,18 @@ def test_a_missing_secret_is_filled_in_and_an_open_file_is_closed(home: Home) ->
     assert len(again.ray_token) == 64
     assert home.credentials.stat().st_mode & 0o777 == 0o600
     assert [path.name for path in home.root.iterdir() if path.name.endswith(".new")] == []
+
+
+def test_a_key_from_the_environment_takes_the_place_of_the_one_before(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load_credentials(home)
+    monkeypatch.setenv(KEY_VARIABLE, "a" * 48)
+    assert load_credentials(home).api_key == "a" * 48
+    assert [key.sha256 for key in read_keys(home.keys)] == [hash_key("a" * 48)], "the old one is worth nothing now"
+    assert load_credentials(home).api_key == "a" * 48
+    monkeypatch.delenv(KEY_VARIABLE)
+    assert load_credentials(home).api_key == "a" * 48, "it stays without the variable"
+    monkeypatch.setenv(KEY_VARIABLE, "short")
+    with pytest.raises(StartProblem, match="shorter than 20"):
+        load_credentials(home)

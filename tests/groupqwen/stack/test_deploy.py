@@ -9,15 +9,16 @@ from ray.serve.schema import ServeDeploySchema
 
 from configs.document import ROOT
 from configs.home import Home
-from configs.profile import load_profile
+from configs.profile import Profile, load_profile
 from groupqwen.stack import deploy
 from groupqwen.stack.deploy import build_id, serve_config
 from groupqwen.stack.settings import Settings
+from serve_app.app import AppArgs
 
 
 def configured(tmp_path: Path, profile: str = "cpu", **choices: str) -> Settings:
     loaded = load_profile(profile)
-    return Settings(Home(tmp_path), loaded, profile, loaded.ports.shifted(100), **choices)
+    return Settings(Home(tmp_path), loaded, loaded.ports.shifted(100), **choices)
 
 
 def test_serve_takes_the_configuration_and_listens_on_loopback(tmp_path: Path) -> None:
@@ -28,7 +29,11 @@ def test_serve_takes_the_configuration_and_listens_on_loopback(tmp_path: Path) -
     (application,) = taken.applications
     assert application.import_path == "serve_app.app:build"
     assert application.route_prefix == "/"
-    assert application.args == {"profile": "cpu", "build": build_id()}
+    args = AppArgs.model_validate(application.args)
+    assert args.profile == load_profile("cpu")
+    assert args.catalog is not None
+    assert set(args.catalog.variants) == set(load_profile("cpu").variants), "of the catalog, what is served"
+    assert args.build == build_id()
     limit = load_profile("cpu").limits.request_seconds
     assert taken.http_options.request_timeout_s is not None
     assert taken.http_options.request_timeout_s > limit, "ours comes first, with an error event"
@@ -46,8 +51,11 @@ def test_a_profile_of_ones_own_is_the_one_that_replicas_load(tmp_path: Path) -> 
     text = (ROOT / "profiles" / "cpu.yaml").read_text().replace("name: cpu", "name: my-bench")
     path.write_text(text)
     settings = configured(tmp_path, str(path))
-    args = serve_config(settings)["applications"][0]["args"]
-    assert load_profile(args["profile"]) == settings.profile
+    args = AppArgs.model_validate(serve_config(settings)["applications"][0]["args"])
+    path.unlink()
+    assert args.profile == settings.profile, "it is inside: the file may go"
+    assert isinstance(args.profile, Profile)
+    assert args.profile.name == "my-bench"
 
 
 @pytest.fixture
@@ -69,9 +77,9 @@ def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("deployments/a.py", True),
         ("deployments/ledger/0001.sql", True),
         ("serve_app/b.py", True),
-        ("configs/models.yaml", True),
-        ("configs/profiles/cpu.yaml", True),
-        ("configs/routing.yaml", False),  # reaches replicas through user_config
+        ("configs/models.yaml", False),  # stands in the configuration itself, and so do the rest
+        ("configs/profiles/cpu.yaml", False),
+        ("configs/routing.yaml", False),
         ("groupqwen/stack/deploy.py", False),  # replicas do not run it
         ("deployments/__pycache__/a.pyc", False),
     ],
@@ -89,3 +97,17 @@ def test_the_real_build_has_an_id() -> None:
     assert build_id() == build_id()
     assert len(build_id()) == 16
     int(build_id(), 16)
+
+
+def test_the_reason_of_a_failure_is_the_end_of_its_traceback() -> None:
+    traceback = (
+        "RuntimeError: Traceback (most recent call last):\n  File x\n"
+        "deployments.residency.resident.WarmUpFailed: small failed its warm-up: it said 'x'"
+    )
+    details = {
+        "message": "Failed to update the deployments ['small'].",
+        "deployments": {"a": {"message": ""}, "small": {"message": traceback}},
+    }
+    assert deploy._last_line(details) == "small failed its warm-up: it said 'x'"
+    assert deploy._last_line({"message": "Deploying"}) == "Deploying"
+    assert deploy._last_line({}) == "no reason given"
