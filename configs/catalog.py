@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_serializer, model_validator
 
 from configs.document import ROOT, ConfigError, Strict, read
 
@@ -172,6 +172,11 @@ class VariantSpec(Strict):
             if self.engine != "vllm" and getattr(self, option):
                 raise ValueError(f"{option}: this variant runs on {self.engine}")
         return self
+
+    @field_serializer("capabilities", "devices")
+    def _in_order(self, names: frozenset[str]) -> list[str]:
+        # The order of a set changes from process to process; what is written must not.
+        return sorted(names)
 
     @property
     def weights_mb(self) -> int:

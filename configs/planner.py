@@ -162,9 +162,16 @@ def make_plan(profile: Profile, catalog: Catalog, memory_mb: int) -> Plan:
     raise PlanRefused(f"{_refusal(plan)}, and no shorter context or smaller KV cache makes it fit", None, ())
 
 
+def make_plans(profile: Profile, catalog: Catalog, memory_mb: int) -> list[Plan]:
+    """A plan for each node, the head's first. Raises `PlanRefused` for the first that cannot hold."""
+    catalog = profile.serving(catalog)
+    return [make_plan(profile.on(device), catalog, memory_mb) for device in (None, *profile.nodes)]
+
+
 def _refusal(plan: Plan) -> str:
     parts = " + ".join(f"{row.variant} {row.total_mb}" for row in plan.rows if row.resident) or "nothing"
-    message = f"profile {plan.profile.name}: what is kept always takes {plan.resident_mb} MiB ({parts})"
+    where = f"profile {plan.profile.name}, {plan.profile.machine.name}"
+    message = f"{where}: what is kept always takes {plan.resident_mb} MiB ({parts})"
     if plan.largest_swapped_mb:
         largest = max((row for row in plan.rows if not row.resident), key=lambda row: row.total_mb)
         message += f", the largest that is swapped in beside it {largest.total_mb} MiB ({largest.variant})"

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from configs.catalog import Catalog, load_catalog
 from configs.document import ROOT, ConfigError, Strict, read
-from configs.routing import Level
+from configs.routing import DeviceClass, Level
 
 PROFILES = ROOT / "profiles"
 
@@ -33,6 +33,13 @@ class Limits(Strict):
 class ServedVariant(Strict):
     """How one variant runs on this machine. Sizes are in tokens."""
 
+    model: str | None = Field(
+        None,
+        description="The catalog's entry, where the variant has a name of its own: the same model on two nodes.",
+    )
+    node: DeviceClass | None = Field(
+        None, description="The node that it runs on, one of `nodes`; unset: the head, where `up.sh` runs."
+    )
     context: int = Field(4096, gt=0, description="Most tokens of a request, prompt and answer.")
     kv_tokens: int | None = Field(
         None, gt=0, description="KV cells that all its requests share; unset: context × parallel ÷ 2."
@@ -88,6 +95,16 @@ class Machine(Strict):
     )
 
 
+class Node(Strict):
+    """A machine that joins the head when it is awake (`scripts/join.sh`)."""
+
+    machine: Machine
+    levels: dict[Level, str] = Field(
+        default_factory=dict,
+        description="Which of its variants answers which level, for requests that come from it or are marked so.",
+    )
+
+
 class Ports(Strict):
     """Where the parts listen: on loopback. `up.sh --listen` opens the endpoint, and nothing else, to a
     network. Redis and PostgreSQL have no port at all, only sockets that other users cannot reach."""
@@ -119,6 +136,9 @@ class Profile(Strict):
     vision: str | None = Field(None, description="The variant for images; unset: they are refused.")
     translation: str | None = Field(None, description="The variant for translation.")
     embedder: str = "all-minilm-l6-v2"
+    nodes: dict[DeviceClass, Node] = Field(
+        default_factory=dict, description="Machines that join when they are awake, by their kind."
+    )
     machine: Machine = Field(default_factory=lambda: Machine.model_validate({}))
     limits: Limits = Field(default_factory=lambda: Limits.model_validate({}))
     ports: Ports = Field(default_factory=lambda: Ports.model_validate({}))
@@ -131,6 +151,28 @@ class Profile(Strict):
                 raise ValueError(f"{role} names {variant!r}, which `variants` does not serve")
         return self
 
+    @model_validator(mode="after")
+    def _nodes_have_their_variants(self) -> Profile:
+        for name, served in self.variants.items():
+            if served.node is not None and served.node not in self.nodes:
+                raise ValueError(f"{name} runs on {served.node!r}, which `nodes` does not hold")
+        for device, node in self.nodes.items():
+            if not node.machine.memory_mb:
+                raise ValueError(f"nodes.{device}.machine.memory_mb is not set: the head cannot ask it")
+            for level, variant in node.levels.items():
+                if variant not in self.variants or self.variants[variant].node != device:
+                    raise ValueError(f"nodes.{device}.levels.{level} names {variant!r}, which does not run there")
+        for role, variant in self.roles.items():
+            if self.variants[variant].node is not None:
+                raise ValueError(f"{role} names {variant!r}, whose node may be away: name one of the head's")
+        return self
+
+    def on(self, device: DeviceClass | None) -> Profile:
+        """What of it concerns one node (None: the head): its machine and the variants that run there."""
+        variants = {name: served for name, served in self.variants.items() if served.node == device}
+        machine = self.machine if device is None else self.nodes[device].machine
+        return self.model_copy(update={"variants": variants, "machine": machine})
+
     @property
     def roles(self) -> dict[str, str]:
         """Every role that names a variant: levels, code, vision, translation."""
@@ -140,15 +182,26 @@ class Profile(Strict):
             **{role: variant for role, variant in named.items() if variant},
         }
 
+    def serving(self, catalog: Catalog) -> Catalog:
+        """The catalog with the profile's own names in it. Raises `ConfigError`."""
+        named = {
+            name: catalog.variant(served.model)
+            for name, served in self.variants.items()
+            if served.model and name not in catalog.variants
+        }
+        return catalog.model_copy(update={"variants": {**catalog.variants, **named}})
+
     def check_against(self, catalog: Catalog) -> None:
         """Raise `ConfigError` where the profile asks for what the catalog does not have."""
+        catalog = self.serving(catalog)
         for name, served in self.variants.items():
             spec = catalog.variant(name)
+            machine = self.machine if served.node is None else self.nodes[served.node].machine
             # llama.cpp runs anything anywhere, if slowly; vLLM's kernels are there or not.
-            if spec.engine == "vllm" and self.machine.accelerator not in spec.devices:
+            if spec.engine == "vllm" and machine.accelerator not in spec.devices:
                 raise ConfigError(
                     f"profile {self.name}: {name} runs on {', '.join(sorted(spec.devices))}, and the machine is "
-                    f"of kind {self.machine.accelerator}"
+                    f"of kind {machine.accelerator}"
                 )
             limit = spec.extended_context or spec.context
             if served.context > limit:

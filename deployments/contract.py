@@ -266,6 +266,10 @@ def _rebuild(
     return ChatError(message, status=status, kind=kind, code=code, param=param, retry_after=retry_after)
 
 
+AWAY = "node_away"
+NOT_READY = "variant_not_ready"
+"""Codes of answers that another variant may give instead."""
+
 TOO_LONG = "context_length_exceeded"
 """OpenAI's code for a conversation beyond the context."""
 
@@ -306,12 +310,22 @@ def engine_gone(variant: str) -> ChatError:
     )
 
 
+def node_away(variant: str, node: str) -> ChatError:
+    """A 503: the machine that the variant runs on is asleep or has left."""
+    return ChatError(
+        f"The variant {variant!r} runs on the {node}, which is away. It is offered again when that is back.",
+        status=503,
+        code=AWAY,
+        retry_after=30.0,
+    )
+
+
 def not_ready(variant: str, reason: str) -> ChatError:
     """A 503: the variant is not in memory and did not get there in time."""
     return ChatError(
         f"The variant {variant!r} is not ready: {reason}.",
         status=503,
-        code="variant_not_ready",
+        code=NOT_READY,
         retry_after=10.0,
     )
 

@@ -1,9 +1,9 @@
-"""`serve.deployment`, with replicas that keep to loopback on a node that does.
+"""`serve.deployment`, with replicas that keep to their node's address.
 
 Ray binds each replica's server for calls between deployments to all interfaces, whatever the node's
 address is (2.60; it is authenticated by Ray's token, but need not be reachable at all). Importing this
 module in a replica, which happens when its class is unpacked and so before that server starts, puts it
-on the node's own address where that is loopback. A test looks at every listening socket of a running
+on the node's own address. A test looks at every listening socket of a running
 installation, so that a change in Ray cannot undo this unnoticed.
 """
 
@@ -19,15 +19,11 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments.residency import RESIDENCY
 
-LOOPBACK = "127.0.0.1"
-
 _add_port = replica.add_port_to_grpc_server
 
 
 def _add_port_on_node(server: Any, address: str) -> Any:
-    if ray.util.get_node_ip_address() == LOOPBACK:
-        address = address.replace("[::]", LOOPBACK)
-    return _add_port(server, address)
+    return _add_port(server, address.replace("[::]", ray.util.get_node_ip_address()))
 
 
 replica.add_port_to_grpc_server = _add_port_on_node

@@ -18,7 +18,7 @@ from configs.catalog import load_catalog
 from configs.document import ConfigError
 from configs.home import home
 from configs.machine import memory_mb
-from configs.planner import PlanRefused, make_plan
+from configs.planner import PlanRefused, make_plans
 from configs.profile import load_profile, profile_names
 from groupqwen import __version__
 from groupqwen.downloads import DownloadError, is_ready
@@ -56,6 +56,12 @@ def up(
     port_offset: Annotated[
         int, typer.Option(help="Move every port by this number, to run beside something else.")
     ] = 0,
+    interface: Annotated[
+        str,
+        typer.Option(
+            help="This machine's address for others of the group, say its Tailscale one; see `groupqwen join`."
+        ),
+    ] = "127.0.0.1",
     ask: Annotated[bool, typer.Option(help="Ask one question at the end.")] = True,
 ) -> None:
     """Start everything, wait until it answers, ask one question. Safe to run again at any time."""
@@ -63,7 +69,7 @@ def up(
     from groupqwen.stack.lifecycle import up as bring_up
 
     started = time.monotonic()
-    choices = Choices(_wherever(profile), _wherever(catalog), listen, port_offset)
+    choices = Choices(_wherever(profile), _wherever(catalog), listen, port_offset, interface)
     settings = settings_for(home(), choices)
     credentials = bring_up(settings, choices, console)
     console.print(f"Ready in {time.monotonic() - started:.0f} s.")
@@ -151,6 +157,53 @@ def down() -> None:
 
 
 @app.command()
+def join(
+    head: Annotated[str, typer.Option(help="The head's address (`up.sh --interface`), with :PORT if not 6380.")],
+    device: Annotated[str, typer.Option(help="Which of the profile's `nodes` this machine is.")] = "macbook",
+    profile: ProfileOption = "rtx5090",
+    token: Annotated[
+        str | None,
+        typer.Option(
+            help="What `groupqwen invite` prints on the head; remembered.", envvar="GROUPQWEN_JOIN_TOKEN"
+        ),
+    ] = None,
+    interface: Annotated[
+        str | None, typer.Option(help="This machine's address; unset: the one that reaches the head.")
+    ] = None,
+) -> None:
+    """Let this machine serve its variants for a head. Ends with Ctrl-C; joins again by itself after a sleep."""
+    from groupqwen.join import join as join_head
+
+    join_head(head, device, _wherever(profile), token, interface, console)
+
+
+@app.command()
+def invite() -> None:
+    """What another machine needs to join this one."""
+    from groupqwen.stack.credentials import load_credentials
+    from groupqwen.stack.lifecycle import remembered, settings_for
+
+    choices = remembered(home())
+    if choices is None:
+        raise StartProblem("nothing has been started here yet: run `bash scripts/up.sh --interface ADDRESS`")
+    settings = settings_for(home(), choices)
+    if settings.interface == "127.0.0.1":
+        errors.print(
+            "[yellow]The head is on loopback, where no other machine reaches it: start it with "
+            "`bash scripts/up.sh --interface ADDRESS`, say its Tailscale address.[/yellow]"
+        )
+    known = list(settings.profile.nodes)
+    nodes = ", ".join(known) or "none: give the profile some under `nodes`"
+    console.print(f"This profile knows these machines: {nodes}. On one of them, in a clone of this version:")
+    console.print(
+        f"GROUPQWEN_JOIN_TOKEN={load_credentials(home()).ray_token} bash scripts/join.sh "
+        f"--head {settings.interface}:{settings.ports.gcs} --device {known[0] if known else 'macbook'} "
+        f"--profile {choices.profile}",
+        soft_wrap=True,
+    )
+
+
+@app.command()
 def status() -> None:
     """What runs, how it is, and how to reach it."""
     endpoint, key = _endpoint()
@@ -203,7 +256,8 @@ def plan(profile: ProfileOption = "cpu") -> None:
     catalog = load_catalog()
     chosen = load_profile(profile, catalog)
     try:
-        show_plan(make_plan(chosen, catalog, memory_mb(chosen.machine.accelerator)), console)
+        for one in make_plans(chosen, catalog, memory_mb(chosen.machine.accelerator)):
+            show_plan(one, console)
     except PlanRefused as refused:
         if refused.nearest is not None:
             console.print(f"The nearest plan that fits ({'; '.join(refused.changes)}):")

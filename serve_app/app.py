@@ -18,9 +18,10 @@ from configs.catalog import Catalog, load_catalog
 from configs.document import ConfigError
 from configs.home import Home, home
 from configs.machine import memory_mb
+from configs.placement import there
 from configs.planner import Plan, Row, make_plan
 from configs.profile import Profile, load_profile
-from configs.routing import load_routing
+from configs.routing import DeviceClass, load_routing
 from deployments.cache.deployment import SemanticCache
 from deployments.classifier.deployment import Classifier
 from deployments.ledger.deployment import Ledger
@@ -38,8 +39,11 @@ DRAIN_SECONDS = 60
 """So long a replica that is replaced may finish what it is answering; a rollout waits for it. Serve's own 20 s are
 less than a request may wait for a variant that is being replaced."""
 
-LIGHT = {"num_cpus": 0.1}
-"""What Ray reserves for a deployment that mostly waits."""
+
+def light_on(device: DeviceClass | None) -> dict[str, Any]:
+    """What Ray reserves, on that node, for a deployment that mostly waits."""
+    # Other machines offer no CPU, so that nothing lands there that was not sent.
+    return {"num_cpus": 0.1 if device is None else 0, "resources": there(device)}
 
 
 class AppArgs(BaseModel):
@@ -50,6 +54,7 @@ class AppArgs(BaseModel):
     profile: str | Profile = Field("cpu", description="A profile of configs/profiles, or one that stands here.")
     catalog: Catalog | None = Field(None, description="What the profile chooses from; unset: configs/models.yaml.")
     variants: tuple[str, ...] = Field((), description="Of a canary: the variants that it tries.")
+    node: DeviceClass | None = Field(None, description="Of a node's application: whose variants it holds.")
     build: str = Field("", description="Any text; when it changes, Serve replaces all replicas.")
 
 
@@ -59,26 +64,31 @@ def build(args: dict[str, Any]) -> Application:
     catalog = asked.catalog or load_catalog()
     profile = asked.profile if isinstance(asked.profile, Profile) else load_profile(asked.profile, catalog)
     profile.check_against(catalog)
+    catalog = profile.serving(catalog)
     here = home()
     busy = profile.limits.concurrent_requests
 
     light = {
         "max_ongoing_requests": busy,
         "graceful_shutdown_timeout_s": DRAIN_SECONDS,
-        "ray_actor_options": LIGHT,
+        "ray_actor_options": light_on(None),
     }
     # What keeps nothing of its own is replaced by one that answers already.
     stateless = {**light, "max_surge_percent": 100}
     ruled = {**stateless, "user_config": {"routing": load_routing().model_dump(mode="json")}}
     # What user_config holds reaches running replicas without a restart.
 
-    plan = make_plan(profile, catalog, memory_mb(profile.machine.accelerator))
+    here_only = profile.on(asked.node)
+    plan = make_plan(here_only, catalog, memory_mb(profile.machine.accelerator))
     if asked.variants:
         # Whatever their profile says, canaries are there all the time: Residency knows nothing of them.
         tried = {row.variant: replace(row, resident=True) for row in plan.rows if row.variant in asked.variants}
         return bind(Trial, light, {name: variant(row, plan, catalog, here) for name, row in tried.items()})
     variants = {row.variant: variant(row, plan, catalog, here) for row in plan.rows}
     keeper = residency(plan, catalog, variants) if plan.swaps else None
+    if asked.node is not None:
+        on_it = {**light, "ray_actor_options": light_on(asked.node)}
+        return bind(Trial, on_it, variants | ({RESIDENCY: keeper} if keeper else {}))
     cache = bind(SemanticCache, ruled, *cache_arguments(profile, catalog, here))
     classifier = bind(Classifier, ruled)
     ledger = bind(Ledger, light, required("GROUPQWEN_DATABASE_URL"), str(here.journal))
@@ -107,11 +117,16 @@ def variant(row: Row, plan: Plan, catalog: Catalog, here: Home) -> Application:
     }
     wake_seconds = profile.limits.wake_seconds
     if spec.engine == "vllm":
-        start = vllm_start(row, plan, spec, served, here.model_folder(name))
+        start = vllm_start(row, plan, spec, served, here.model_folder(name), there(served.node))
         return bind_vllm(start, spec, served, wake_seconds, options)
-    options["ray_actor_options"] = {"num_cpus": served.num_cpus, "num_gpus": plan.num_gpus(row)}
-    path = str(here.model_file(name, spec.source))
-    return bind(LlamaCppVariant, options, name, path, spec, served, wake_seconds)
+    options["ray_actor_options"] = {
+        "num_cpus": served.num_cpus if served.node is None else 0,
+        "num_gpus": plan.num_gpus(row),
+        "resources": there(served.node),
+    }
+    # Every node has a home of its own: the file's path begins there.
+    file = str(here.model_file(name, spec.source).relative_to(here.root))
+    return bind(LlamaCppVariant, options, name, file, spec, served, wake_seconds)
 
 
 def bind_vllm(*arguments: Any) -> Application:
@@ -128,7 +143,8 @@ def residency(plan: Plan, catalog: Catalog, variants: Mapping[str, Application])
     swapped = [row for row in plan.rows if not row.resident]
     footprints = {row.variant: footprint(row, plan, catalog) for row in swapped}
     handles = {row.variant: variants[row.variant] for row in swapped}
-    options = {"name": RESIDENCY, "max_ongoing_requests": 1024, "ray_actor_options": LIGHT}
+    device = next(plan.profile.variants[row.variant].node for row in swapped)
+    options = {"name": RESIDENCY, "max_ongoing_requests": 1024, "ray_actor_options": light_on(device)}
     return bind(ResidencyKeeper, options, plan.swap_mb, footprints, handles, plan.profile.machine.accelerator)
 
 

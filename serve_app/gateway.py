@@ -24,6 +24,7 @@ from ray.serve.handle import DeploymentHandle
 
 from configs.catalog import Catalog
 from configs.home import home
+from configs.placement import application_of
 from configs.profile import Profile
 from deployments.contract import (
     ChatError,
@@ -36,9 +37,10 @@ from deployments.contract import (
 )
 from deployments.ledger.journal import Journal
 from deployments.ledger.record import Progress, QueryRecord
+from deployments.residency import RESIDENCY
 from deployments.residency.machine import State
 from deployments.router.decision import Routed
-from deployments.serving import deployment
+from deployments.serving import deployment, variant_of
 from serve_app import answers
 from serve_app.answers import AnswerResponse, AnswerStream, Item
 from serve_app.border import Border, KeyScheme, Rules, enforce
@@ -69,6 +71,8 @@ from serve_app.websocket import serve_socket
 PART_SECONDS = 2.0
 STATES = frozenset(State)
 """What a variant that is well may be; `unavailable` is none of them."""
+AWAY = "away"
+"""One on a machine that is not there now: all is well all the same."""
 GONE = (RayActorError, RayServeException)
 
 # Serve pickles the class below while this module is still being imported: what its methods use must be
@@ -362,6 +366,8 @@ class Gateway:
     async def _keeper(self, model_id: str) -> DeploymentHandle:
         await self.model(model_id)
         served = self._profile.variants.get(model_id)
+        if served is not None and served.keep == "auto" and served.node is not None:
+            return variant_of(application_of(served.node), RESIDENCY)
         if self._residency is None or served is None or served.keep == "always":
             raise ChatError(
                 f"{model_id!r} is always in memory: the profile {self._profile.name!r} does not swap it.",
@@ -407,7 +413,9 @@ class Gateway:
             "ledger": ledger,
             "variants": variants,
         }
-        well = ready and cache["ok"] and ledger["ok"] and all(state in STATES for state in variants.values())
+        well = (
+            ready and cache["ok"] and ledger["ok"] and all(state in STATES | {AWAY} for state in variants.values())
+        )
         response.status_code = 200 if ready else 503
         return Health(
             status="ok" if well else "degraded" if ready else "down",

@@ -7,7 +7,6 @@ import ctypes
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -15,6 +14,7 @@ from openai.types.chat import ChatCompletionChunk
 from ray.serve.metrics import Counter, Gauge
 
 from configs.catalog import VariantSpec
+from configs.home import home
 from configs.machine import memory_of
 from configs.profile import ServedVariant
 from deployments.contract import ChatRequest, RequestContext
@@ -49,14 +49,14 @@ def chat_options(name: str, spec: VariantSpec, served: ServedVariant) -> ChatOpt
 
 @deployment
 class LlamaCppVariant(Resident):
-    """One GGUF model that answers many requests at once, while it is in memory."""
+    """One GGUF model that answers many requests at once, while it is in memory. `file` lies in the node's home."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it.
-        self, name: str, path: str, spec: VariantSpec, served: ServedVariant, wake_seconds: float
+        self, name: str, file: str, spec: VariantSpec, served: ServedVariant, wake_seconds: float
     ) -> None:
         always = served.keep == "always"
         self.reside(name, served, wake_seconds, None if always else asks_residency(name))
-        self._make = partial(LlamaCppChat, Path(path), chat_options(name, spec, served))
+        self._make = partial(LlamaCppChat, home().root / file, chat_options(name, spec, served))
         self._warm_up_question = spec.warm_up
         self._chat: LlamaCppChat | None = None
         self._past = EngineStats()

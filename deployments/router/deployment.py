@@ -19,6 +19,7 @@ from ray.serve.metrics import Counter, Histogram
 
 from configs.catalog import Catalog
 from configs.home import home
+from configs.placement import application_of
 from configs.planner import row_of
 from configs.profile import Profile
 from configs.routing import Routing
@@ -27,11 +28,21 @@ from deployments.cache.exact import ExactCache
 from deployments.cache.store import connect
 from deployments.chunks import fold
 from deployments.classifier.rules import Classification, classify
-from deployments.contract import ChatError, ChatRequest, RequestContext, engine_gone, queue_full
+from deployments.contract import (
+    AWAY,
+    NOT_READY,
+    ChatError,
+    ChatRequest,
+    RequestContext,
+    engine_gone,
+    node_away,
+    queue_full,
+)
 from deployments.ledger.journal import Journal
 from deployments.ledger.record import Progress, QueryRecord
 from deployments.router.canary import CANARY, Canary, CanaryRules
 from deployments.router.decision import Routed, RouteDecision
+from deployments.router.nodes import NodeGone, Nodes
 from deployments.router.rules import AUTO, Rules, resolve_model
 from deployments.serving import deployment, variant_of
 
@@ -42,6 +53,9 @@ CANARY_SECONDS = 30.0
 """So long a canary may take to its first token; then the old version is asked."""
 
 LATENCY_BUCKETS = [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300]
+
+INSTEAD = {NOT_READY: "was not ready in time", AWAY: "is on a machine that has left"}
+"""Failures after which another variant is asked, and what the decision says of them."""
 
 Item = Routed | ChatCompletionChunk
 
@@ -72,8 +86,16 @@ class Router:
         # Handles to methods are made once: making one costs as much as using it.
         self._find_similar, self._store = cache.find_similar, cache.store
         self._classify = classifier.classify
-        self._statuses = {name: handle.status for name, handle in variants.items()}
-        self._chats = {name: handle.options(stream=True).chat for name, handle in variants.items()}
+        on_nodes = {
+            name: variant_of(application_of(served.node), name)
+            for name, served in profile.variants.items()
+            if served.node is not None
+        }
+        everywhere = {**variants, **on_nodes}
+        self._statuses = {name: handle.status for name, handle in everywhere.items()}
+        self._chats = {name: handle.options(stream=True).chat for name, handle in everywhere.items()}
+        self._nodes = Nodes({name: handle.status.remote for name, handle in on_nodes.items()})
+        self._watching = asyncio.get_running_loop().create_task(self._nodes.watch()) if on_nodes else None
         self._exact = ExactCache(connect(redis_url))
         self._outcomes: collections.Counter[str] = collections.Counter()
         self._tokens_saved = 0
@@ -91,7 +113,7 @@ class Router:
     async def reconfigure(self, config: Mapping[str, Any]) -> None:
         """Rules from `user_config`: at the start, and anew without a restart. (Handles want an event loop.)"""
         routing = Routing.model_validate(config["routing"])
-        self._rules = Rules(self._profile, self._catalog, routing)
+        self._rules = Rules(self._profile, self._catalog, routing, self._nodes.away)
         tried = config.get("canary")
         self._canary = None if tried is None else Canary(CanaryRules.model_validate(tried))
         self._canaries = (
@@ -201,11 +223,11 @@ class Router:
         self, decision: RouteDecision, request: ChatRequest, found: Classification, error: ChatError
     ) -> RouteDecision:
         """What replaces a decision whose variant was not ready in time. Raises `error` where nothing does."""
-        if error.code != "variant_not_ready":
+        if error.code not in INSTEAD:
             raise error
         states = await asyncio.gather(*(self._status_of(name) for name in self._statuses))
         awake = [name for name, status in zip(self._statuses, states, strict=True) if status["state"] == "awake"]
-        instead = self._rules.fall_back(decision, request, found, awake)
+        instead = self._rules.fall_back(decision, request, found, awake, INSTEAD[error.code])
         if instead is None:
             raise error
         return instead
@@ -257,9 +279,10 @@ class Router:
     ) -> AsyncGenerator[list[ChatCompletionChunk], None]:
         """The chunks of a handle's `chat`, failures in the contract's terms; closing it cancels the variant."""
         stream = chat.remote(request, context)
+        steps: Any = self._nodes.until_gone(variant, stream) if variant in self._nodes else stream
         finished = False
         try:
-            async for chunks in stream:
+            async for chunks in steps:
                 yield chunks
             finished = True
         except RayTaskError as error:
@@ -272,10 +295,19 @@ class Router:
             raise queue_full(2.0) from error
         except (RayActorError, RayServeException) as error:
             finished = True
-            raise engine_gone(variant) from error
+            raise self._gone(variant) from error
+        except NodeGone as error:
+            raise self._gone(variant) from error
         finally:
             if not finished:
                 stream.cancel()
+
+    def _gone(self, variant: str) -> ChatError:
+        if variant not in self._nodes:
+            return engine_gone(variant)
+        # Its other requests need not find out by themselves.
+        self._nodes.leaves(variant)
+        return node_away(variant, str(self._profile.variants[variant].node))
 
     async def _similar(self, lookup: Lookup) -> Lookup:
         """The second half of a lookup, for requests that a similar question's answer may serve. A cache that is
@@ -335,6 +367,8 @@ class Router:
         return [self._model(name, status) for name, status in zip(names, live, strict=True)]
 
     async def _status_of(self, name: str) -> dict[str, Any]:
+        if name in self._nodes.away:
+            return {"state": "away"}
         try:
             status: dict[str, Any] = await asyncio.wait_for(self._statuses[name].remote(), STATUS_SECONDS)
             return status
@@ -353,6 +387,7 @@ class Router:
             "quantization": spec.quantization,
             "context": served.context,
             "capabilities": sorted(spec.capabilities),
+            "node": served.node or "head",
             "roles": [role for role, variant in self._profile.roles.items() if variant == name],
             "declared_memory_mb": row_of(name, spec, served).total_mb,
             "status": status,

@@ -8,14 +8,14 @@ asking device.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from configs.catalog import Catalog
 from configs.profile import Profile
 from configs.routing import LEVELS, Level, Routing
 from deployments.classifier.rules import Classification
-from deployments.contract import ChatError, ChatRequest, RequestContext, invalid
+from deployments.contract import ChatError, ChatRequest, RequestContext, invalid, node_away
 from deployments.router.decision import Candidate, RouteDecision
 
 AUTO = "auto"
@@ -52,7 +52,11 @@ def resolve_model(requested: str | None, profile: Profile, routing: Routing) -> 
 class Rules:
     """The reference rules over one profile. `decide` takes well under a millisecond."""
 
-    def __init__(self, profile: Profile, catalog: Catalog, routing: Routing) -> None:
+    def __init__(
+        self, profile: Profile, catalog: Catalog, routing: Routing, away: Container[str] = frozenset()
+    ) -> None:
+        """`away`: variants whose node is not there now; it may change meanwhile."""
+        self.away = away
         self.profile = profile
         self.catalog = catalog
         self.routing = routing
@@ -73,15 +77,17 @@ class Rules:
                 decision = self._decision(name, reason, request, context, found, passed)
                 return replace(decision, decided_ms=round((time.perf_counter() - started) * 1e3, 3))
             passed.append(Candidate(name, objection))
+        if wish.kind == "variant" and wish.name in self.away:
+            raise node_away(wish.name, str(self.profile.variants[wish.name].node))
         if wish.kind == "variant" and found.task != "vision":
             # The variant itself says what is wrong with the request, in exact numbers.
             return self._decision(wish.name, choices[0][1], request, context, found, passed)
         raise self._nobody(passed, found)
 
     def fall_back(
-        self, decision: RouteDecision, request: ChatRequest, found: Classification, awake: Iterable[str]
+        self, decision: RouteDecision, request: ChatRequest, found: Classification, awake: Iterable[str], why: str
     ) -> RouteDecision | None:
-        """The best of those that are awake, in the place of one that is not ready; None where none can."""
+        """The best of those that are awake, in the place of one that cannot answer (`why`), or None."""
         able = [
             name for name in awake if name != decision.variant and self._objection(name, request, found) is None
         ]
@@ -91,7 +97,7 @@ class Rules:
         return replace(
             decision,
             variant=best,
-            reason=f"{decision.reason}; {decision.variant} was not ready in time, the best that is awake answers",
+            reason=f"{decision.reason}; {decision.variant} {why}, the best that is awake answers",
             parameters=dict(self.catalog.variants[best].sampling.model_dump()),
         )
 
@@ -120,6 +126,9 @@ class Rules:
             level, why = found.level, f"{found.level} query"
             if LEVELS.index(level) > LEVELS.index(ceiling):
                 level, why = ceiling, f"{found.level} query, capped at {ceiling} for {context.device}"
+        node = profile.nodes.get(context.device)
+        if node is not None and level in node.levels:
+            yield node.levels[level], f"{why}, from the {context.device}"
         # The chosen level first, then larger ones (they can do what it can), then smaller ones.
         at = LEVELS.index(level)
         yield profile.levels[level], why
@@ -129,6 +138,8 @@ class Rules:
     def _objection(self, name: str, request: ChatRequest, found: Classification) -> str | None:
         """Why `name` cannot take the request at all, or None."""
         spec, served = self.catalog.variants[name], self.profile.variants[name]
+        if name in self.away:
+            return f"its node, the {served.node}, is away"
         if found.task == "vision" and "vision" not in spec.capabilities:
             return "reads no images"
         if request.tools and request.tool_choice != "none" and "tools" not in spec.capabilities:

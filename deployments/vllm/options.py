@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +40,12 @@ class VllmStart:
     gpus: float
     cpus: float
     sleep_level: int
+    resources: dict[str, float] = field(default_factory=dict)
 
     @property
     def llm_config(self) -> dict[str, Any]:
         """The fields of Ray's `LLMConfig`."""
-        bundle = {"CPU": self.cpus} | ({"GPU": self.gpus} if self.gpus else {})
+        bundle = {"CPU": self.cpus, **self.resources} | ({"GPU": self.gpus} if self.gpus else {})
         return {
             "model_loading_config": {"model_id": self.name, "model_source": str(self.folder)},
             "engine_kwargs": self.arguments,
@@ -59,8 +60,10 @@ def sleeps(plan: Plan, row: Row, spec: VariantSpec) -> bool:
     return plan.profile.machine.accelerator == "cuda" and not row.resident and wanted
 
 
-def vllm_start(row: Row, plan: Plan, spec: VariantSpec, served: ServedVariant, folder: Path) -> VllmStart:
-    """The start of one line of the plan: all of its memory follows from that line."""
+def vllm_start(
+    row: Row, plan: Plan, spec: VariantSpec, served: ServedVariant, folder: Path, resources: dict[str, float]
+) -> VllmStart:
+    """The start of one line of the plan: all of its memory follows from that line. `resources` say where."""
     options = spec.vllm or VllmOptions()
     cuda = plan.profile.machine.accelerator == "cuda"
     given = options.model_dump(exclude_none=True, exclude={"enable_sleep_mode"})
@@ -88,4 +91,5 @@ def vllm_start(row: Row, plan: Plan, spec: VariantSpec, served: ServedVariant, f
         gpus=plan.num_gpus(row),
         cpus=served.num_cpus,
         sleep_level=served.sleep_level,
+        resources=resources,
     )

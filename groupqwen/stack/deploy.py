@@ -16,6 +16,7 @@ import httpx
 import yaml
 
 from configs.catalog import Catalog
+from configs.placement import application_of
 from configs.routing import load_routing
 from groupqwen.stack.credentials import Credentials
 from groupqwen.stack.problem import StartProblem
@@ -34,12 +35,18 @@ def serve_config(settings: Settings) -> dict[str, Any]:
     """What `serve deploy` takes, with everything that it depends on inside: profile, the catalog's part of it and
     the rules; so that it can be gone back to, whatever has become of the files by then. Serve listens on loopback;
     haproxy.sh adds the address of `--listen`."""
-    profile, catalog = settings.profile, settings.catalog
+    profile, catalog = settings.profile, settings.profile.serving(settings.catalog)
     used = Catalog(
         variants={name: catalog.variant(name) for name in profile.variants},
         embedders={profile.embedder: catalog.embedders[profile.embedder]},
     )
     rules = {"routing": load_routing().model_dump(mode="json")}
+    args = {
+        "profile": profile.model_dump(mode="json", exclude_defaults=True),
+        "catalog": used.model_dump(mode="json", exclude_defaults=True),
+        "build": build_id(),
+    }
+    on_nodes = [device for device in profile.nodes if profile.on(device).variants]
     return {
         "proxy_location": "HeadOnly",
         "http_options": {
@@ -53,13 +60,19 @@ def serve_config(settings: Settings) -> dict[str, Any]:
                 "name": APPLICATION,
                 "route_prefix": "/",
                 "import_path": "serve_app.app:build",
-                "args": {
-                    "profile": profile.model_dump(mode="json", exclude_defaults=True),
-                    "catalog": used.model_dump(mode="json", exclude_defaults=True),
-                    "build": build_id(),
-                },
+                "args": args,
                 "deployments": [{"name": name, "user_config": rules} for name in RULED],
-            }
+            },
+            # They wait for their nodes, and hold nobody up meanwhile.
+            *(
+                {
+                    "name": application_of(device),
+                    "route_prefix": None,
+                    "import_path": "serve_app.app:build",
+                    "args": {**args, "node": device},
+                }
+                for device in on_nodes
+            ),
         ],
     }
 

@@ -21,7 +21,7 @@ from rich.console import Console
 from configs.catalog import MODELS, load_catalog
 from configs.home import Home
 from configs.machine import memory_mb
-from configs.planner import make_plan
+from configs.planner import make_plans
 from configs.profile import load_profile
 from configs.routing import load_routing
 from groupqwen.models import fetch_profile
@@ -32,7 +32,7 @@ from groupqwen.stack.deploy import wait_for_ray
 from groupqwen.stack.problem import StartProblem
 from groupqwen.stack.processes import end, marked, orphaned_agents, wait_until
 from groupqwen.stack.rollout import CanaryPlan, roll_out
-from groupqwen.stack.settings import Settings
+from groupqwen.stack.settings import LOOPBACK, Settings
 from groupqwen.stack.supervisor import Program, Supervisor, ray_program
 
 LOCK_SECONDS = 900.0
@@ -46,6 +46,7 @@ class Choices:
     catalog: str | None = None
     listen: str | None = None
     port_offset: int = 0
+    interface: str = LOOPBACK
 
 
 def settings_for(home: Home, choices: Choices) -> Settings:
@@ -55,9 +56,10 @@ def settings_for(home: Home, choices: Choices) -> Settings:
     return Settings(
         home=home,
         profile=profile,
-        catalog=catalog,
+        catalog=profile.serving(catalog),
         ports=profile.ports.shifted(choices.port_offset),
         listen=choices.listen,
+        interface=choices.interface,
         redis_url=os.environ.get("GROUPQWEN_REDIS_URL") or None,
         database_url=os.environ.get("GROUPQWEN_DATABASE_URL") or None,
     )
@@ -140,9 +142,9 @@ def change(settings: Settings, choices: Choices, canary: CanaryPlan | None, cons
 
 def _check(settings: Settings) -> None:
     """What can be known to be wrong before anything is touched."""
-    make_plan(settings.profile, settings.catalog, memory_mb(settings.profile.machine.accelerator))
+    make_plans(settings.profile, settings.catalog, memory_mb(settings.profile.machine.accelerator))
     load_routing()
-    check_machine(settings.profile, settings.catalog)
+    check_machine(settings.profile.on(None), settings.catalog)
     check_home(settings)
 
 
@@ -164,11 +166,11 @@ def _stop(settings: Settings, supervisor: Supervisor) -> bool:
 
 def _node_choices(choices: Choices) -> tuple[Any, ...]:
     """The choices that need new processes; a changed profile is only deployed."""
-    return choices.listen, choices.port_offset
+    return choices.listen, choices.port_offset, choices.interface
 
 
 def _fetch(settings: Settings, console: Console) -> None:
-    fetch_profile(settings.profile, settings.catalog, settings.home, console)
+    fetch_profile(settings.profile.on(None), settings.catalog, settings.home, console)
     if settings.redis_url is None and redis.find(settings.home) is None:
         with console.status("Fetching Redis Stack (53 MB) …"):
             redis.fetch(settings.home)

@@ -8,18 +8,24 @@ import time
 
 import psutil
 
+from configs.home import Home
 from groupqwen.stack.settings import MARK, Settings
 
 
 def marked(settings: Settings) -> list[psutil.Process]:
-    """Every process that this installation started, without the one that asks.
+    """Every process that this installation started, without the one that asks."""
+    return started_from(settings.home)
+
+
+def started_from(home: Home) -> list[psutil.Process]:
+    """Every process that was started from this home, without the one that asks.
 
     Some of Ray's rename themselves, which can overwrite their environment; they are found as descendants.
     """
     found: dict[int, psutil.Process] = {}
     for process in psutil.process_iter():
         try:
-            if process.environ().get(MARK) == str(settings.home.root):
+            if process.environ().get(MARK) == str(home.root):
                 for each in (process, *process.children(recursive=True)):
                     found[each.pid] = each
         except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):

@@ -14,6 +14,8 @@ from groupqwen.stack import postgres, redis
 from groupqwen.stack.credentials import KEY_VARIABLE, Credentials
 from groupqwen.stack.sockets import short_folder
 
+LOOPBACK = "127.0.0.1"
+
 MARK = "GROUPQWEN_STACK"
 """Set in the environment of everything that `up` starts, to this installation's home: so `down` finds
 exactly that, whatever has become of its parents."""
@@ -22,7 +24,8 @@ exactly that, whatever has become of its parents."""
 @dataclass(frozen=True)
 class Settings:
     """`listen`: an address
-    beside loopback that the endpoint opens to, or None. The two URLs are the owner's own servers, or None
+    beside loopback that the endpoint opens to, or None. `interface`: the address by which other machines of the
+    cluster reach this one. The two URLs are the owner's own servers, or None
     for embedded ones."""
 
     home: Home
@@ -30,6 +33,7 @@ class Settings:
     ports: Ports
     catalog: Catalog = field(default_factory=load_catalog)
     listen: str | None = None
+    interface: str = LOOPBACK
     redis_url: str | None = None
     database_url: str | None = None
 
@@ -48,8 +52,6 @@ class Settings:
         return {
             # The owner's key is for clients; what runs here knows keys by their hashes.
             KEY_VARIABLE: "",
-            MARK: str(self.home.root),
-            "GROUPQWEN_HOME": str(self.home.root),
             "GROUPQWEN_REDIS_URL": self.redis_url or redis.url(self.home, credentials.redis_password),
             "GROUPQWEN_DATABASE_URL": self.database_url or postgres.url(self.home, credentials.postgres_password),
             "GROUPQWEN_METRICS_PORT": str(ports.metrics),
@@ -57,16 +59,9 @@ class Settings:
             "GROUPQWEN_LISTEN": self.listen or "",
             "GROUPQWEN_HAPROXY": str(_haproxy()),
             "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '/usr/bin:/bin')}",
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN_PATH": str(self.home.run / "ray-token"),
-            "RAY_ADDRESS": f"127.0.0.1:{ports.gcs}",
+            "RAY_ADDRESS": f"{self.interface}:{ports.gcs}",
             "RAY_DASHBOARD_ADDRESS": self.dashboard,
-            # By its name for other systems, but it holds here too: without it Ray replaces 127.0.0.1 by the
-            # machine's address, and every one of its processes listens on all interfaces.
-            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-            "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-            "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+            **node_environment(self.home, self.interface),
             "RAY_SERVE_ENABLE_HA_PROXY": "1",
             "RAY_SERVE_HAPROXY_BINARY_PATH": str(Path(__file__).parent.parent / "haproxy.sh"),
             "RAY_SERVE_HAPROXY_NBTHREAD": "1",
@@ -81,15 +76,32 @@ class Settings:
             "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(ports.fallback),
             "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(ports.fallback_grpc),
             **_replica_ports(ports.http),
-            "RAY_SERVE_LOG_TO_STDERR": "0",
-            # Ray runs its workers at niceness 15; here they are what a person waits for.
-            "RAY_worker_niceness": "0",
-            "RAY_metrics_report_interval_ms": "2000",
-            # One thread a process, unless it says otherwise: many processes share few cores.
-            "OMP_NUM_THREADS": "1",
-            "TOKENIZERS_PARALLELISM": "false",
-            "PYTHONUNBUFFERED": "1",
         }
+
+
+def node_environment(home: Home, interface: str) -> dict[str, str]:
+    """What Ray's processes have in their environment on every node, the head or another."""
+    return {
+        MARK: str(home.root),
+        "GROUPQWEN_HOME": str(home.root),
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(home.run / "ray-token"),
+        # By its name for other systems, but it holds here too. 0: Ray's processes listen where the node's address
+        # is, which is what keeps them on loopback. 1, on any other address, they listen on all interfaces (and
+        # without it a Mac cannot join at all): there a firewall must see to the rest.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0" if interface == LOOPBACK else "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        "RAY_SERVE_LOG_TO_STDERR": "0",
+        # Ray runs its workers at niceness 15; here they are what a person waits for.
+        "RAY_worker_niceness": "0",
+        "RAY_metrics_report_interval_ms": "2000",
+        # One thread a process, unless it says otherwise: many processes share few cores.
+        "OMP_NUM_THREADS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONUNBUFFERED": "1",
+    }
 
 
 def _replica_ports(http: int) -> dict[str, str]:

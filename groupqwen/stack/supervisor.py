@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from xmlrpc.client import Fault, ServerProxy
 
 from supervisor.xmlrpc import SupervisorTransport
 
+from configs.placement import HEAD, PLENTY
 from groupqwen.stack.credentials import Credentials, write_private
 from groupqwen.stack.settings import Settings
 from groupqwen.stack.sockets import socket_folder
@@ -131,10 +133,11 @@ def _quoted(word: str) -> str:
 
 
 def ray_program(settings: Settings) -> Program:
-    """The Ray head, everything of it on loopback."""
+    """The Ray head, its dashboard on loopback whatever its address."""
     ports = settings.ports
     options = {
-        "node-ip-address": "127.0.0.1",
+        "node-ip-address": settings.interface,
+        "resources": json.dumps({HEAD: PLENTY}),
         "port": ports.gcs,
         "ray-client-server-port": ports.ray_client,
         "dashboard-host": "127.0.0.1",

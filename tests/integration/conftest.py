@@ -21,7 +21,7 @@ from configs.catalog import load_catalog
 from configs.home import Home
 from configs.profile import load_profile
 from groupqwen.stack.credentials import Credentials, load_credentials
-from groupqwen.stack.lifecycle import Choices, settings_for
+from groupqwen.stack.lifecycle import Choices, remembered, settings_for
 from groupqwen.stack.processes import marked
 from groupqwen.stack.settings import Settings
 
@@ -30,10 +30,16 @@ PORT_OFFSET = 1000
 SMALL, MIDDLE, LARGE = "smollm2-135m", "qwen2.5-coder-0.5b", "qwen2.5-coder-1.5b"
 
 
+MIXED, ONE_OF_THREE = (ROOT / "tests" / "profiles" / f"{name}.yaml" for name in ("mixed", "one-of-three"))
+BY_PROFILE = ("test_nodes", "test_vllm", "test_residency")
+"""Modules that need another profile, in the order that changes it least; all others come before."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "integration" in item.path.parts:
             item.add_marker(pytest.mark.integration)
+    items.sort(key=lambda item: BY_PROFILE.index(item.path.stem) + 1 if item.path.stem in BY_PROFILE else 0)
 
 
 @dataclass(frozen=True)
@@ -106,6 +112,13 @@ class Stack:
 
     def up(self) -> subprocess.CompletedProcess[str]:
         return self.run_cli("up", "--port-offset", str(PORT_OFFSET), "--no-ask")
+
+    def use(self, profile: Path) -> None:
+        """Serve this profile, if it is not the one that is served."""
+        now = remembered(self.settings.home)
+        if now is None or now.profile != str(profile):
+            changed = self.run_cli("deploy", "--profile", str(profile))
+            assert changed.returncode == 0, changed.stdout + changed.stderr
 
     def wait_until_well(self, seconds: float = 90) -> None:
         wait_for(lambda: self.health() == "ok", seconds, "the stack did not become well again")

@@ -15,17 +15,15 @@ import pytest
 
 from configs.catalog import load_catalog
 from configs.profile import load_profile
-from tests.integration.conftest import LARGE, MIDDLE, PORT_OFFSET, ROOT, SMALL, Stack, wait_for
+from tests.integration.conftest import LARGE, MIDDLE, ONE_OF_THREE, SMALL, Stack, wait_for
 
-PROFILE = ROOT / "tests" / "profiles" / "one-of-three.yaml"
 VARIANTS = (SMALL, MIDDLE, LARGE)
 
 
 @pytest.fixture(scope="module")
 def small_budget(stack: Stack) -> Stack:
-    """The stack with the profile of this test, which `test_rollouts` replaces again."""
-    changed = stack.run_cli("up", "--port-offset", str(PORT_OFFSET), "--no-ask", "--profile", str(PROFILE))
-    assert changed.returncode == 0, changed.stdout + changed.stderr
+    """The stack with the profile of this test."""
+    stack.use(ONE_OF_THREE)
     return stack
 
 
@@ -77,7 +75,7 @@ def test_three_hundred_requests_complete_within_the_budget(small_budget: Stack) 
     with Watch(small_budget) as watch, ThreadPoolExecutor(8) as clients:
         answers = list(clients.map(lambda name: small_budget.ask("Hi", model=name, max_tokens=2), trace))
     assert Counter(answer.status_code for answer in answers) == {200: 300}
-    budget = load_profile(str(PROFILE), load_catalog()).machine.memory_mb
+    budget = load_profile(str(ONE_OF_THREE), load_catalog()).machine.memory_mb
     assert budget is not None
     assert watch.samples > 50
     assert watch.peak <= budget
@@ -130,7 +128,7 @@ def test_who_waits_too_long_is_answered_by_the_best_that_is_awake(small_budget: 
     about = answer.json()["metadata"]
     assert about["variant"] == SMALL
     assert f"{MIDDLE} was not ready in time" in about["route"]["reason"]
-    assert waited >= load_profile(str(PROFILE), load_catalog()).limits.wake_seconds - 1
+    assert waited >= load_profile(str(ONE_OF_THREE), load_catalog()).limits.wake_seconds - 1
     # The client of the story has left, so its variant can go, and the one that was wanted comes.
     wait_for_state(small_budget, MIDDLE, "awake")
 

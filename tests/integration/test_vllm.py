@@ -13,9 +13,8 @@ from openai import BadRequestError, OpenAI
 from configs.catalog import load_catalog
 from configs.planner import lay_out
 from configs.profile import load_profile
-from tests.integration.conftest import PORT_OFFSET, ROOT, SMALL, Stack, wait_for
+from tests.integration.conftest import MIXED, SMALL, Stack, wait_for
 
-PROFILE = ROOT / "tests" / "profiles" / "two-engines.yaml"
 ON_VLLM = "smollm2-135m-bf16"
 BOTH = pytest.mark.parametrize("model", [SMALL, ON_VLLM])
 
@@ -49,9 +48,8 @@ CITY = {
 
 @pytest.fixture(scope="module")
 def two_engines(stack: Stack) -> Stack:
-    """The stack with a profile of both engines; `test_rollouts`, which needs another one, replaces it."""
-    changed = stack.run_cli("up", "--port-offset", str(PORT_OFFSET), "--no-ask", "--profile", str(PROFILE))
-    assert changed.returncode == 0, changed.stdout + changed.stderr
+    """The stack with a profile of both engines."""
+    stack.use(MIXED)
     return stack
 
 
@@ -154,7 +152,7 @@ def test_the_plan_is_what_vllm_reports(awake: OpenAI, two_engines: Stack) -> Non
     its memory as the system counts it."""
     del awake
     catalog = load_catalog()
-    row = lay_out(load_profile(str(PROFILE), catalog), catalog, 0).rows[1]
+    row = lay_out(load_profile(str(MIXED), catalog).on(None), catalog, 0).rows[1]
     status = two_engines.status(ON_VLLM)
     assert status["kv_tokens"] == pytest.approx(4096, rel=0.1)
     weights = two_engines.settings.home.model_folder(ON_VLLM) / "model.safetensors"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -132,3 +133,45 @@ def test_every_decision_accounts_for_every_variant_and_fits_a_header(
     assert decision.header().isascii()
     assert decision.header().isprintable()
     assert 0 <= decision.decided_ms < 1000
+
+
+# -- variants on other machines ------------------------------------------------------------------------------
+
+MIXED = load_profile(str(Path(__file__).parents[2] / "profiles" / "mixed.yaml"), CATALOG)
+THERE = "macbook-coder"
+
+
+def decide_with_nodes(away: set[str], device: str, **fields: Any) -> RouteDecision:
+    request = ChatRequest.model_validate({"messages": [{"role": "user", "content": "hi"}], **fields})
+    rules = Rules(MIXED, MIXED.serving(CATALOG), ROUTING, away)
+    return rules.decide(request, RequestContext("r", device=device), classify(request.messages, ROUTING))  # type: ignore[arg-type]
+
+
+def test_what_comes_from_a_node_is_answered_there_while_it_is_there() -> None:
+    away: set[str] = set()
+    decision = decide_with_nodes(away, "macbook")
+    assert (decision.variant, decision.reason) == (THERE, "trivial query, from the macbook")
+    assert decide_with_nodes(away, "server").variant == SMALL
+    away.add(THERE)
+    decision = decide_with_nodes(away, "macbook")
+    assert decision.variant == SMALL
+    assert decision.candidates[0].passed_over == "its node, the macbook, is away"
+
+
+def test_a_variant_that_is_asked_for_by_name_is_said_to_be_away() -> None:
+    assert decide_with_nodes(set(), "server", model=THERE).variant == THERE
+    with pytest.raises(ChatError) as raised:
+        decide_with_nodes({THERE}, "server", model=THERE)
+    assert (raised.value.status, raised.value.code) == (503, "node_away")
+    assert raised.value.retry_after
+
+
+def test_who_falls_back_does_not_fall_on_a_node_that_is_away() -> None:
+    request = ChatRequest(messages=[{"role": "user", "content": "hi"}])
+    found = classify(request.messages, ROUTING)
+    rules = Rules(MIXED, MIXED.serving(CATALOG), ROUTING, {THERE})
+    decision = rules.decide(request, RequestContext("r"), found)
+    assert rules.fall_back(decision, request, found, [THERE, SMALL], "is gone") is None
+    instead = rules.fall_back(decision, request, found, [THERE, "smollm2-135m-bf16"], "is gone")
+    assert instead is not None and instead.variant == "smollm2-135m-bf16"
+    assert "smollm2-135m is gone" in instead.reason

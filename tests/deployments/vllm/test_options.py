@@ -27,7 +27,9 @@ def start(name: str, accelerator: str, memory_mb: int, **served: object) -> tupl
     )
     plan = lay_out(profile, CATALOG, memory_mb)
     (row,) = plan.rows
-    return plan, vllm_start(row, plan, CATALOG.variant(name), profile.variants[name], Path("/models/x"))
+    return plan, vllm_start(
+        row, plan, CATALOG.variant(name), profile.variants[name], Path("/models/x"), {"here": 0.001}
+    )
 
 
 def test_memory_follows_from_the_line_of_the_plan() -> None:
@@ -38,7 +40,7 @@ def test_memory_follows_from_the_line_of_the_plan() -> None:
     assert begun.arguments["max_model_len"] == 8192
     assert begun.arguments["max_num_seqs"] == 4
     assert begun.arguments["enable_sleep_mode"] is False, "it is kept always"
-    assert begun.llm_config["placement_group_config"] == {"bundles": [{"CPU": 0.1, "GPU": 0.53}]}
+    assert begun.llm_config["placement_group_config"] == {"bundles": [{"CPU": 0.1, "here": 0.001, "GPU": 0.53}]}
     assert begun.llm_config["model_loading_config"] == {"model_id": "qwen3-vl", "model_source": "/models/x"}
 
 

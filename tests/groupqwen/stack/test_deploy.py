@@ -39,6 +39,24 @@ def test_serve_takes_the_configuration_and_listens_on_loopback(tmp_path: Path) -
     assert taken.http_options.request_timeout_s > limit, "ours comes first, with an error event"
 
 
+def test_the_configuration_is_the_same_in_every_process(tmp_path: Path) -> None:
+    """What differs would replace every replica: sets are written in order."""
+    catalog = serve_config(configured(tmp_path))["applications"][0]["args"]["catalog"]
+    for spec in catalog["variants"].values():
+        assert spec["capabilities"] == sorted(spec["capabilities"])
+        assert spec["devices"] == sorted(spec["devices"])
+
+
+def test_variants_of_other_machines_are_applications_of_their_own(tmp_path: Path) -> None:
+    config = serve_config(configured(tmp_path, str(ROOT.parent / "tests" / "profiles" / "mixed.yaml")))
+    taken = ServeDeploySchema.model_validate(yaml.safe_load(yaml.safe_dump(config)))
+    main, node = taken.applications
+    assert (node.name, node.route_prefix) == ("groupqwen-macbook", None)
+    args = AppArgs.model_validate(node.args)
+    assert args.node == "macbook"
+    assert args == AppArgs.model_validate(main.args).model_copy(update={"node": "macbook"})
+
+
 def test_the_configuration_holds_no_secret_and_no_path_of_this_machine(tmp_path: Path) -> None:
     settings = configured(tmp_path, redis_url="redis://:hunter2@host", database_url="postgresql://u:hunter2@host")
     text = yaml.safe_dump(serve_config(settings))
