@@ -49,7 +49,7 @@ def join(
     if device not in profile.nodes:
         known = ", ".join(profile.nodes) or "none"
         raise StartProblem(f"the profile {profile.name} has no node {device!r} (it has: {known})")
-    mine = profile.on(device)
+    mine, catalog = profile.on(device), profile.serving(catalog)
     make_plans(profile, catalog, memory_mb())
     check_machine(mine, catalog)
     host, port = _address(head, profile.ports.gcs)
@@ -67,7 +67,7 @@ def join(
             f"Ray listens on all interfaces of this machine: let a firewall take nothing but {host} in. (In "
             "Tailscale: allow all TCP ports between these two machines, and nothing else to them.)"
         )
-    fetch_profile(mine, profile.serving(catalog), here, console)
+    fetch_profile(mine, catalog, here, console)
     _stay(f"{host}:{port}", interface, device, environment, console)
 
 
@@ -85,14 +85,12 @@ def ray_command(address: str, interface: str, device: DeviceClass) -> list[str]:
         "min-worker-port": 0,
         "max-worker-port": 0,
     }
-    ray = str(Path(sys.executable).parent / "ray")
-    return [
-        ray,
-        "start",
-        "--block",
-        "--disable-usage-stats",
-        *(f"--{name}={value}" for name, value in options.items()),
-    ]
+    python = Path(sys.executable)
+    if interface == LOOPBACK:
+        start = [str(python), "-m", "groupqwen.loopback_node"]
+    else:
+        start = [str(python.parent / "ray"), "start"]
+    return [*start, "--block", "--disable-usage-stats", *(f"--{name}={value}" for name, value in options.items())]
 
 
 def _stay(
