@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
@@ -65,6 +66,7 @@ class PatientEngine(VLLMEngine):  # type: ignore[misc]
     def end(self) -> None:
         """End vLLM's processes; takes seconds."""
         self._engine_client.shutdown()
+        multiprocessing.active_children()  # Buries those that it had to kill.
 
     @property
     def kv_tokens(self) -> int:

@@ -132,6 +132,6 @@ def test_a_bad_profile_is_refused_before_anything_is_touched(
     before = {process.pid: process.create_time() for process in stack.processes("ServeReplica")}
     refused = stack.run_cli(*deploy_command(str(path)))
     assert refused.returncode == 1
-    assert says in refused.stderr.replace("\n", " ")
+    assert says in " ".join(refused.stderr.split())
     assert {process.pid: process.create_time() for process in stack.processes("ServeReplica")} == before
     assert stack.health() == "ok"

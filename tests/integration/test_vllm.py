@@ -178,7 +178,7 @@ def test_it_leaves_when_it_is_told_to_and_its_memory_is_free(awake: OpenAI, two_
     assert len(family) == 2
     assert two_engines.post(f"/models/{ON_VLLM}/unload", {}).status_code == 200
     wait_for(lambda: two_engines.status(ON_VLLM)["state"] == "absent", 30, "it did not leave")
-    wait_for(lambda: not any(process.is_running() for process in family), 10, "a process of vLLM's was left")
+    wait_for(lambda: not any(psutil.pid_exists(one.pid) for one in family), 10, "a process of vLLM's was left")
     assert two_engines.status(ON_VLLM)["memory_mb"] < 1500
     # Who is kept always has no place to give.
     assert two_engines.post(f"/models/{SMALL}/unload", {}).status_code == 409
