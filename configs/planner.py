@@ -9,9 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from configs.catalog import Catalog, VariantSpec
 from configs.document import ConfigError
+from configs.placement import there
 from configs.profile import Profile, ServedVariant
 
 KV_BYTES = {
@@ -104,6 +106,16 @@ class Plan:
         if self.profile.machine.accelerator != "cuda":
             return 0.0
         return self.share(row) / row.replicas if row.resident else SWAPPED_GPUS
+
+    def reserves(self, row: Row) -> dict[str, Any]:
+        """What Ray reserves for a replica of it: `ray_actor_options`. Other machines offer no CPU of their own, so
+        that nothing lands there that was not sent."""
+        served = self.profile.variants[row.variant]
+        return {
+            "num_cpus": served.num_cpus if served.node is None else 0,
+            "num_gpus": self.num_gpus(row),
+            "resources": there(served.node),
+        }
 
     def share(self, row: Row) -> float:
         """The variant's share of the card, rounded up to a hundredth: `num_gpus`, and for vLLM its

@@ -248,12 +248,25 @@ def chat(
 
 
 @app.command()
-def plan(profile: ProfileOption = "cpu") -> None:
+def plan(
+    profile: ProfileOption = "cpu",
+    write: Annotated[
+        bool,
+        typer.Option("--write", help="Write serve_config.yaml and configs/serve/ from the plans of all profiles."),
+    ] = False,
+) -> None:
     """What a profile takes of its machine's memory, variant by variant, before anything is started.
 
     A plan that cannot hold is refused, with the numbers and the nearest plan that does.
     """
     catalog = load_catalog()
+    if write:
+        from groupqwen.generated import write as write_files
+        from groupqwen.serve_files import serve_files
+
+        for path in write_files(serve_files(catalog)):
+            console.print(f"wrote {path.relative_to(Path(__file__).parent.parent)}")
+        return
     chosen = load_profile(profile, catalog)
     try:
         for one in make_plans(chosen, catalog, memory_mb(chosen.machine.accelerator)):

@@ -31,10 +31,10 @@ def files() -> dict[Path, str]:
     return made
 
 
-def write() -> list[Path]:
+def write(wanted: dict[Path, str]) -> list[Path]:
     """Write what is not current; returns what was written."""
     written = []
-    for path, text in files().items():
+    for path, text in wanted.items():
         if not path.is_file() or path.read_text() != text:
             path.parent.mkdir(exist_ok=True)
             path.write_text(text)

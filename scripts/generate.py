@@ -5,8 +5,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from groupqwen.generated import write
+from groupqwen.generated import files, write
 
 if __name__ == "__main__":
-    for path in write():
+    for path in write(files()):
         print(f"wrote {path.name}")

@@ -42,7 +42,6 @@ less than a request may wait for a variant that is being replaced."""
 
 def light_on(device: DeviceClass | None) -> dict[str, Any]:
     """What Ray reserves, on that node, for a deployment that mostly waits."""
-    # Other machines offer no CPU, so that nothing lands there that was not sent.
     return {"num_cpus": 0.1 if device is None else 0, "resources": there(device)}
 
 
@@ -119,11 +118,7 @@ def variant(row: Row, plan: Plan, catalog: Catalog, here: Home) -> Application:
     if spec.engine == "vllm":
         start = vllm_start(row, plan, spec, served, here.model_folder(name), there(served.node))
         return bind_vllm(start, spec, served, wake_seconds, options)
-    options["ray_actor_options"] = {
-        "num_cpus": served.num_cpus if served.node is None else 0,
-        "num_gpus": plan.num_gpus(row),
-        "resources": there(served.node),
-    }
+    options["ray_actor_options"] = plan.reserves(row)
     # Every node has a home of its own: the file's path begins there.
     file = str(here.model_file(name, spec.source).relative_to(here.root))
     return bind(LlamaCppVariant, options, name, file, spec, served, wake_seconds)

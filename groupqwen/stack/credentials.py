@@ -10,7 +10,7 @@ import os
 import secrets
 from dataclasses import asdict, dataclass
 
-from configs.home import Home
+from configs.home import Home, home
 from groupqwen.stack.problem import StartProblem
 from serve_app.keys import create_key, hash_key, read_keys
 
@@ -67,3 +67,8 @@ def write_private(path: os.PathLike[str], text: str) -> None:
     with os.fdopen(descriptor, "w") as file:
         file.write(text)
     os.replace(staged, path)
+
+
+if __name__ == "__main__":
+    # For containers: makes the owner's key (of GROUPQWEN_API_KEY) where `up` does not run.
+    load_credentials(home())

@@ -45,7 +45,9 @@ def test_the_production_file_is_the_reference_machines() -> None:
     config = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
     assert config == production_config(load_profile("rtx5090", CATALOG), CATALOG)
     assert [one["name"] for one in config["applications"]] == ["groupqwen", "groupqwen-macbook"]
-    shares = {one["name"]: one["ray_actor_options"]["num_gpus"] for one in config["applications"][0]["deployments"]}
+    shares = {
+        one["name"]: one["ray_actor_options"]["num_gpus"] for one in config["applications"][0]["deployments"]
+    }
     assert 0.1 < shares["qwen3-8b"] < 0.5, "a part of the card"
 
 

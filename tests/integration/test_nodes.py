@@ -159,7 +159,7 @@ def test_it_is_killed_under_load_and_nothing_is_lost_silently(
     print(f"not offered any more after {seconds:.1f} s; {dict(ended)}")
     assert seconds < 10, "promised: 5; the rest is for a busy machine"
     assert ended.total() == 30
-    assert ended["CUT SHORT"] == 0
+    assert set(ended) <= {f"answered by {SMALL}", f"answered by {THERE}", "whole stream", "error event"}
     assert ended[f"answered by {SMALL}"] > 0, "who had heard nothing was answered by another"
     assert ended["error event"] > 0, "who had heard something was told"
 
