@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from configs.catalog import Source
-from groupqwen.downloads import DownloadError, fetch, hash_file, is_ready
+from configs.home import Home
+from groupqwen.downloads import DownloadError, fetch, fetch_repository, hash_file, is_ready
+from groupqwen.models import WantedFile, dequantize, take_over
 
 PARTS = [b"first " * 1000, b"second " * 1000, b"third"]
 WHOLE = b"".join(PARTS)
@@ -143,3 +145,46 @@ def test_two_processes_at_once_end_with_one_whole_file(tmp_path: Path) -> None:
         process.stdout.close()
     assert target.read_bytes() == WHOLE
     assert others(target) == []
+
+
+def test_variants_of_the_same_weights_share_one_file(tmp_path: Path) -> None:
+    here = Home(tmp_path / "home")
+    source = whole(tmp_path / "weights")
+    first = WantedFile("one", source, here.models / "one" / "a.gguf")
+    fetch(source, first.target)
+    (tmp_path / "weights").unlink()  # It could not be fetched a second time.
+    second = WantedFile("two", source, here.models / "two" / "b.gguf")
+    take_over([first, second])
+    assert is_ready(source, second.target)
+    assert second.target.samefile(first.target)
+    assert others(second.target) == []
+
+
+def test_other_weights_are_not_taken_over(tmp_path: Path) -> None:
+    here = Home(tmp_path / "home")
+    fetch(whole(tmp_path / "weights"), here.models / "one" / "a.gguf")
+    unpinned = WantedFile("two", Source(uri="file:/x"), here.models / "two" / "b.gguf")
+    other = WantedFile("three", Source(uri="file:/x", sha256="0" * 64), here.models / "three" / "c.gguf")
+    take_over([unpinned, other])
+    assert not unpinned.target.exists()
+    assert not other.target.exists()
+
+
+def test_a_repository_that_cannot_be_had_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(DownloadError, match=r"did not give Qwen/Qwen3-VL-8B-Instruct-FP8.*HF_ENDPOINT"):
+        fetch_repository(Source(uri="hf:Qwen/Qwen3-VL-8B-Instruct-FP8"), tmp_path / "safetensors")
+    assert not (tmp_path / "safetensors").exists()
+
+
+def test_a_repository_that_is_there_is_asked_of_nobody(tmp_path: Path) -> None:
+    (tmp_path / "safetensors").mkdir()
+    fetch_repository(Source(uri="hf:nobody/nothing"), tmp_path / "safetensors")
+
+
+def test_weights_that_cannot_be_made_into_safetensors_are_told(tmp_path: Path) -> None:
+    (tmp_path / "broken.gguf").write_bytes(b"no model")
+    with pytest.raises(DownloadError, match="broken.gguf could not be made into safetensors: .+"):
+        dequantize(tmp_path / "broken.gguf", tmp_path / "safetensors")
+    assert not (tmp_path / "safetensors").exists()
