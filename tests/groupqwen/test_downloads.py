@@ -185,6 +185,6 @@ def test_a_repository_that_is_there_is_asked_of_nobody(tmp_path: Path) -> None:
 
 def test_weights_that_cannot_be_made_into_safetensors_are_told(tmp_path: Path) -> None:
     (tmp_path / "broken.gguf").write_bytes(b"no model")
-    with pytest.raises(DownloadError, match="broken.gguf could not be made into safetensors: .+"):
+    with pytest.raises(DownloadError, match=r"broken\.gguf could not be made into safetensors: .+"):
         dequantize(tmp_path / "broken.gguf", tmp_path / "safetensors")
     assert not (tmp_path / "safetensors").exists()
