@@ -47,8 +47,8 @@ def bind(cls: Any, options: dict[str, Any], *arguments: Any) -> serve.Applicatio
 
 
 def variant_of(application: str, name: str) -> DeploymentHandle:
-    """A deployment of another application of this cluster."""
-    return serve.get_deployment_handle(name, application)
+    """A deployment of another application of this cluster, which may not be there yet: calls wait for it."""
+    return serve.get_deployment_handle(name, application, _check_exists=False)
 
 
 def asks_residency(variant: str) -> Callable[[], None]:

@@ -98,8 +98,9 @@ def deploy(
 ) -> None:
     """Bring changed configuration or code into service: no request is lost, and what fails is taken back.
 
-    A variant that cannot be loaded, or fails its warm-up question, does not replace the one that works; nor does
-    a canary that fails requests. (The old versions answer those.) A wrong configuration is refused at once.
+    A variant that is kept always and cannot be loaded, or fails its warm-up question, does not replace the one
+    that works; nor does a canary that fails requests. (The old versions answer those.) One that is swapped is
+    loaded when it is asked for, or tried as a canary. A wrong configuration is refused at once.
     """
     from groupqwen.stack.lifecycle import change, remembered, settings_for
     from groupqwen.stack.rollout import CanaryPlan
@@ -161,20 +162,17 @@ def join(
     head: Annotated[str, typer.Option(help="The head's address (`up.sh --interface`), with :PORT if not 6380.")],
     device: Annotated[str, typer.Option(help="Which of the profile's `nodes` this machine is.")] = "macbook",
     profile: ProfileOption = "rtx5090",
-    token: Annotated[
-        str | None,
-        typer.Option(
-            help="What `groupqwen invite` prints on the head; remembered.", envvar="GROUPQWEN_JOIN_TOKEN"
-        ),
-    ] = None,
     interface: Annotated[
         str | None, typer.Option(help="This machine's address; unset: the one that reaches the head.")
     ] = None,
 ) -> None:
-    """Let this machine serve its variants for a head. Ends with Ctrl-C; joins again by itself after a sleep."""
+    """Let this machine serve its variants for a head. Ends with Ctrl-C; joins again by itself after a sleep.
+
+    `groupqwen invite` on the head prints the whole command, with the token that is needed the first time.
+    """
     from groupqwen.join import join as join_head
 
-    join_head(head, device, _wherever(profile), token, interface, console)
+    join_head(head, device, _wherever(profile), interface, console)
 
 
 @app.command()

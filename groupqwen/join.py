@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from rich.console import Console
 
 from configs.catalog import load_catalog
@@ -33,16 +34,18 @@ from groupqwen.stack.problem import StartProblem
 from groupqwen.stack.processes import end, started_from
 from groupqwen.stack.settings import LOOPBACK, node_environment
 
+TOKEN_VARIABLE = "GROUPQWEN_JOIN_TOKEN"  # noqa: S105  # A name, and not in an argument: others read those.
 AGAIN_SECONDS = 3.0
 REACH_SECONDS = 5.0
 OBJECT_STORE_BYTES = 100 * 2**20
 
 
-def join(
-    head: str, device: str, profile_name: str, token: str | None, interface: str | None, console: Console
-) -> None:
+def join(head: str, device: str, profile_name: str, interface: str | None, console: Console) -> None:
     """Check, fetch the weights of this node's variants, and be a node of the head's cluster until interrupted.
-    Raises `StartProblem`, `ConfigError`, `DownloadError`."""
+
+    The first time the head's token is in `GROUPQWEN_JOIN_TOKEN`. Raises `StartProblem`, `ConfigError`,
+    `DownloadError`.
+    """
     here = home()
     catalog = load_catalog()
     profile = load_profile(profile_name, catalog)
@@ -55,12 +58,19 @@ def join(
     host, port = _address(head, profile.ports.gcs)
     interface = interface or own_address(host, port)
     here.make()
+    lock = FileLock(str(here.run / "join.lock"))
+    busy = StartProblem(
+        f"something runs from {here.root} already: end it, or set GROUPQWEN_HOME to another folder"
+    )
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise busy from None
     if started_from(here):
-        raise StartProblem(
-            f"something runs from {here.root} already: end it, or set GROUPQWEN_HOME to another folder"
-        )
-    _remember_token(here, token)
+        raise busy
+    _remember_token(here, os.environ.get(TOKEN_VARIABLE))
     environment = {**os.environ, **node_environment(here, interface)}
+    environment.pop(TOKEN_VARIABLE, None)  # Ray reads it from the file; its workers need not have it.
     check_versions(head_versions(host, port, environment), f"{host}:{port}")
     if interface != LOOPBACK:
         console.print(
@@ -101,7 +111,8 @@ def _stay(
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, stop)
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, stop)
     try:
         while True:
             log = home().logs / "ray-node.log"
@@ -124,6 +135,8 @@ def _stay(
     except KeyboardInterrupt:
         console.print("Leaving.")
     finally:
+        for ending in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+            signal.signal(ending, signal.SIG_IGN)  # A second Ctrl-C would leave Ray behind.
         if running is not None and running.poll() is None:
             running.terminate()
             try:
@@ -196,7 +209,7 @@ def _remember_token(here: Home, token: str | None) -> None:
         write_private(path, token.strip())
     elif not path.is_file():
         raise StartProblem(
-            "no token: `groupqwen invite` on the head prints one; give it as --token the first time"
+            "no token: `groupqwen invite` on the head prints it; set GROUPQWEN_JOIN_TOKEN the first time"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from configs.catalog import Catalog, Source
 from configs.home import Home
 from configs.profile import Profile
 from groupqwen.downloads import DownloadError, fetch, fetch_repository, is_ready, link
+
+MADE_OF = ".made-of"
 
 
 @dataclass(frozen=True)
@@ -63,15 +66,30 @@ def fetch_profile(profile: Profile, catalog: Catalog, home: Home, console: Conso
     """Everything that the profile's models are made of. Raises `DownloadError`."""
     pull(wanted(profile, catalog, home), console)
     for folder in wanted_folders(profile, catalog, home):
-        if folder.target.is_dir():
+        if is_made_of(folder.source, folder.target):
             continue
+        shutil.rmtree(folder.target, ignore_errors=True)
         with console.status(f"{folder.name}: preparing its weights for vLLM …"):
             if folder.made_from is None:
                 fetch_repository(folder.source, folder.target)
             else:
                 dequantize(folder.made_from, folder.target)
+        (folder.target / MADE_OF).write_text(made_of(folder.source))
     with console.status("Preparing the embedder …"):
         prepare_embedder(profile, catalog, home)
+
+
+def is_made_of(source: Source, folder: Path) -> bool:
+    """Whether the folder is there, whole, and of this source and no other."""
+    try:
+        return (folder / MADE_OF).read_text() == made_of(source)
+    except OSError:
+        return False
+
+
+def made_of(source: Source) -> str:
+    """What is noted of a folder's source: its address and checksum."""
+    return f"{source.uri} {source.sha256 or ''}\n"
 
 
 def dequantize(source: Path, target: Path) -> None:

@@ -21,7 +21,7 @@ from deployments.contract import ChatRequest, RequestContext
 from deployments.llamacpp.chat import ChatOptions, LlamaCppChat
 from deployments.llamacpp.engine import EngineOptions, EngineStats
 from deployments.llamacpp.sampling import SamplingOptions
-from deployments.residency.resident import Resident, WarmUpFailed
+from deployments.residency.resident import Resident
 from deployments.serving import asks_residency, deployment
 
 METRICS_SECONDS = 1.0
@@ -85,8 +85,9 @@ class LlamaCppVariant(Resident):
         self._chat = await asyncio.to_thread(self._make)
         try:
             await self._warm_up(self._warm_up_question)
-        except WarmUpFailed:
-            await self._send_out(asleep=False)
+        except BaseException:
+            # Whatever it was: what is not in service must not hold memory.
+            await asyncio.shield(self._send_out(asleep=False))
             raise
 
     async def _send_out(self, asleep: bool) -> None:

@@ -30,6 +30,9 @@ TIGHT = 1.25
 """A load is warned about where less than this many times its footprint is free in the machine."""
 
 LOAD_SECONDS = 300.0
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 10.0, 600.0
+"""After a load that failed it is not tried again for so long, twice as long each time."""
+
 FIRST_LOOK_SECONDS = 60.0
 """So long nothing is swapped after a start, unless every variant has said before how it is: one that has not may
 hold memory."""
@@ -55,6 +58,8 @@ class ResidencyKeeper:
         self._started = time.monotonic()
         self._news = asyncio.Event()
         self._problems: dict[str, str] = {}
+        self._failures: Counter[str] = Counter()
+        self._not_before: dict[str, float] = {}
         self._swaps = metrics.Counter(
             "groupqwen_residency_swaps", "Variants brought in or sent out.", ("variant", "kind")
         )
@@ -64,7 +69,11 @@ class ResidencyKeeper:
     # -- asked from outside --------------------------------------------------------------------------
 
     async def wanted(self, name: str) -> None:
-        """Someone waits for this variant."""
+        """Someone waits for this variant. One that has just failed is not tried again at once: each attempt may
+        send another out."""
+        if time.monotonic() < self._not_before.get(name, 0.0):
+            self._variants[name].fail.remote(self._problems.get(name, "it could not be loaded"))
+            return
         self._node.wanted(name, time.monotonic())
         self._news.set()
 
@@ -72,6 +81,7 @@ class ResidencyKeeper:
         """Bring it in, and wait for it. Raises `ChatError` where it does not come in time."""
         until = time.monotonic() + seconds
         self._problems.pop(name, None)
+        self._not_before.pop(name, None)
         self._loads[name] += 1
         try:
             while self._node.state(name) is not State.AWAKE:
@@ -176,7 +186,7 @@ class ResidencyKeeper:
 
     async def _carry_out(self, swap: Swap) -> None:
         name = swap.coming
-        if name is not None and (objection := self._objection(name, swap.leaving)) is not None:
+        if name is not None and (objection := self._objection(swap)) is not None:
             self._node.abandon(time.monotonic())
             await self._refuse(name, objection)
             return
@@ -190,6 +200,7 @@ class ResidencyKeeper:
             await self._refuse(name, (str(error).strip().splitlines() or [repr(error)])[-1])
             return
         self._problems.pop(name, None)
+        self._failures.pop(name, None)
         self._node.came(name, time.monotonic())
         self._swaps.inc(tags={"variant": name, "kind": "in"})
 
@@ -197,6 +208,9 @@ class ResidencyKeeper:
         """Tell who waits for it."""
         logger.error("residency: %s cannot be loaded: %s", name, problem)
         self._problems[name] = problem
+        self._failures[name] += 1
+        pause = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** (self._failures[name] - 1))
+        self._not_before[name] = time.monotonic() + pause
         self._variants[name].fail.remote(problem)
 
     async def _send_out(self, name: str, altogether: bool) -> None:
@@ -212,18 +226,18 @@ class ResidencyKeeper:
         self._node.gone(name, time.monotonic(), asleep=asleep)
         self._swaps.inc(tags={"variant": name, "kind": "out"})
 
-    def _objection(self, name: str, leaving: tuple[str, ...]) -> str | None:
+    def _objection(self, swap: Swap) -> str | None:
         """Whether others have taken the memory that the budget speaks of."""
         free_now = free_gpu_memory_mb() if self._accelerator == "cuda" else free_memory_mb()
         if free_now is None:
             return None
-        wanted = self._node.footprint(name).awake_mb
-        free = free_now + sum(self._node.footprint(other).awake_mb for other in leaving)
+        wanted, freed = self._node.room_for(swap)
+        free = free_now + freed
         if free < wanted:
             return (
                 f"{wanted} MiB are declared for it and only {free} MiB are free: something outside GroupQwen has "
                 "taken the memory"
             )
         if free < TIGHT * wanted:
-            logger.warning("residency: %s takes %d MiB, and only %d MiB are free", name, wanted, free)
+            logger.warning("residency: %s takes %d MiB, and only %d MiB are free", swap.coming, wanted, free)
         return None

@@ -50,6 +50,7 @@ class Swap:
     coming: str | None
     leaving: tuple[str, ...] = ()
     altogether: bool = False
+    coming_was_asleep: bool = False
 
 
 @dataclass(frozen=True)
@@ -223,7 +224,7 @@ class Residency:
             for altogether in (False, True):
                 leaving = self._leaving(name, needed, now, impatient, altogether)
                 if leaving is not None:
-                    return Swap(name, leaving, altogether)
+                    return Swap(name, leaving, altogether, variant.state is State.ASLEEP)
             # In order: who waits longer is not passed by those who need less room.
             return None
         return None
@@ -268,6 +269,15 @@ class Residency:
         goes first."""
         variant = self._variants[name]
         return variant.rate_weight(now) * variant.footprint.load_seconds / max(1, variant.footprint.awake_mb)
+
+    def room_for(self, swap: Swap) -> tuple[int, int]:
+        """MiB that the one who comes takes beyond what it holds asleep, and that those who leave will free. Before
+        the swap has begun: who is to leave is draining or asleep, who comes is absent or asleep."""
+        assert swap.coming is not None
+        coming = self._variants[swap.coming]
+        asleep = coming.footprint.asleep_mb if swap.coming_was_asleep else 0
+        freed = sum(self._freed(self._variants[name], swap.altogether) for name in swap.leaving)
+        return coming.footprint.awake_mb - asleep, freed
 
     def last_use(self, name: str) -> float:
         return self._variants[name].last_use

@@ -38,6 +38,7 @@ class Resident(ABC):
         self._gate = Gate()
         self._most_waiting = served.parallel + served.max_queue
         self._state = "absent"
+        self._broken = False
         self._coming: asyncio.Task[None] | None = None
         self._lock = asyncio.Lock()
 
@@ -143,8 +144,18 @@ class Resident(ABC):
     async def _leave(self, asleep: bool) -> None:
         if self._state == "absent":
             return
-        await self._send_out(asleep)
+        try:
+            await self._send_out(asleep)
+        except Exception:
+            # It may hold its memory still, and nobody gets in any more: only a new replica is sure.
+            self._broken = True
+            raise
         self._state = "asleep" if asleep else "absent"
+
+    async def check_health(self) -> None:
+        """Serve restarts this when it raises."""
+        if self._broken:
+            raise RuntimeError(f"{self._name} could not leave memory")
 
     async def fail(self, reason: str) -> None:
         """Residency's word: it cannot be loaded. Who waits is told."""

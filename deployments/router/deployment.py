@@ -249,7 +249,7 @@ class Router:
         """The variant's chunks, or its canary's, whose failure before the first of them nobody notices."""
         canary = self._canary
         if canary is not None and canary.takes(variant, context.request_id):
-            begun = False
+            begun, refusal = False, None
             try:
                 async with aclosing(self._ask(self._canaries[variant], variant, request, context)) as steps:
                     # A canary that is gone would be waited for as long as the request lasts.
@@ -260,16 +260,23 @@ class Router:
                         yield chunks
                 canary.ended("answered")
                 return
-            except TimeoutError:
-                canary.ended("failed")
-                logger.warning("the canary of %s did not answer", variant)
+            except (TimeoutError, StopAsyncIteration):
+                refusal = engine_gone(variant)
             except ChatError as error:
-                if error.status < 500:
-                    raise
-                canary.ended("failed")
-                logger.warning("the canary of %s failed: %s", variant, error.message)
                 if begun:
+                    canary.ended("failed")
                     raise
+                refusal = error
+            # The old version has the last word. What it refuses too is the client's mistake, and a full queue is
+            # nobody's; all else is the canary's failure.
+            async with aclosing(self._ask(self._chats[variant], variant, request, context)) as steps:
+                async for chunks in steps:
+                    if refusal is not None and refusal.status != 429:
+                        canary.ended("failed")
+                        logger.warning("the canary of %s failed: %s", variant, refusal.message)
+                    refusal = None
+                    yield chunks
+            return
         async with aclosing(self._ask(self._chats[variant], variant, request, context)) as steps:
             if variant in self._nodes and not request.stream:
                 # Who waits for the whole answer has heard nothing until then: if its machine leaves meanwhile,

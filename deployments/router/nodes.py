@@ -58,6 +58,7 @@ class Nodes:
     async def until_gone(self, name: str, steps: AsyncIterator[T]) -> AsyncGenerator[T, None]:
         """`steps`, for as long as the variant is there. Raises `NodeGone`."""
         gone = asyncio.create_task(self._gone[name].wait())
+        step: asyncio.Future[T] | None = None
         try:
             while True:
                 step = asyncio.ensure_future(anext(steps))
@@ -73,6 +74,8 @@ class Nodes:
                 yield item
         finally:
             gone.cancel()
+            if step is not None:
+                step.cancel()
 
 
 class NodeGone(Exception):

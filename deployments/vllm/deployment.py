@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
+import logging
 import multiprocessing
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -34,10 +36,12 @@ from deployments.contract import (
     engine_gone,
     queue_full,
 )
-from deployments.residency.resident import Resident, WarmUpFailed
+from deployments.residency.resident import Resident
 from deployments.serving import asks_residency, on_node
 from deployments.vllm.chat import chat_fields, chunks_of, completion_fields, error_of
 from deployments.vllm.options import VllmStart
+
+logger = logging.getLogger("ray.serve")
 
 
 class WeightsAreHere(CallbackBase):  # type: ignore[misc]
@@ -59,14 +63,24 @@ class PatientEngine(VLLMEngine):  # type: ignore[misc]
         prepared = await asyncio.to_thread(super()._prepare_engine_config, context)
         construct = super()._start_async_llm_engine
         client = await asyncio.to_thread(construct, prepared[0], prepared[2], context.placement_group)
+        self._engine_client = client  # From here on it can be ended, whatever becomes of the rest.
         self._prepare_engine_config = lambda _: prepared
         self._start_async_llm_engine = lambda *_: client
         await super().start()
 
     def end(self) -> None:
         """End vLLM's processes; takes seconds."""
+        if self._engine_client is None:
+            return
         self._engine_client.shutdown()
         multiprocessing.active_children()  # Buries those that it had to kill.
+
+    async def count_tokens(self, text: str) -> int:
+        """Tokens of a text."""
+        tokenizer = self._engine_client.get_tokenizer()
+        if inspect.isawaitable(tokenizer):
+            tokenizer = await tokenizer
+        return len(tokenizer.encode(text))
 
     @property
     def kv_tokens(self) -> int:
@@ -96,6 +110,7 @@ class VllmVariant(Resident, LLMServer):  # type: ignore[misc]
         self._plan, self._spec = plan, spec
         self._room = served.parallel + served.max_queue
         self._parallel = served.parallel
+        self._context = served.context
         self._counts = {"prompt_tokens": 0, "prompt_reused": 0, "completion_tokens": 0, "cancelled": 0}
         self._always = always
         await super().__init__(llm_config)
@@ -108,13 +123,20 @@ class VllmVariant(Resident, LLMServer):  # type: ignore[misc]
 
     async def _bring_in(self) -> None:
         if self._state == "asleep":
-            await self._wake()
-            return
-        await LLMServer.start(self)
+            try:
+                await self._wake()
+                return
+            except Exception:
+                # It may have died in its sleep, or be half awake: it starts anew.
+                logger.exception("%s did not wake up", self._name)
+                await self._send_out(asleep=False)
+                self._state = "absent"
         try:
+            await LLMServer.start(self)
             await self._warm_up(self._spec.warm_up)
-        except WarmUpFailed:
-            await self._send_out(asleep=False)
+        except BaseException:
+            # Whatever it was: what is not in service must not hold memory.
+            await asyncio.shield(self._send_out(asleep=False))
             raise
 
     async def _start_engine(self) -> None:
@@ -169,12 +191,22 @@ class VllmVariant(Resident, LLMServer):  # type: ignore[misc]
         except ChatError as error:
             if error.code != TOO_LONG or fields["max_tokens"] <= 1:
                 raise
-            # vLLM refuses a limit that does not fit beside the prompt, before it has begun; without one it takes
-            # what is left. Only a prompt that does not fit by itself is refused now.
-            del fields["max_tokens"]
+            # vLLM refuses a limit that does not fit beside the prompt, before it has begun. Only a prompt that
+            # does not fit by itself is refused now.
+            left = await self._left_beside(request) if raw else None
+            if left is not None and left < 1:
+                raise
+            fields["max_tokens"] = left  # None is what is left, for a chat; for a raw prompt it would be 16.
             async with aclosing(self._steps(fields, raw, builder)) as steps:
                 async for chunks in steps:
                     yield chunks
+
+    async def _left_beside(self, request: ChatRequest) -> int:
+        """Tokens of the context that a raw prompt leaves."""
+        assert isinstance(request, RawPromptRequest) and self.engine is not None
+        prompt = request.prompt
+        length = len(prompt) if isinstance(prompt, list) else await self.engine.count_tokens(prompt)
+        return self._context - length
 
     async def _steps(
         self, fields: dict[str, Any], raw: bool, builder: ChunkBuilder
@@ -213,8 +245,9 @@ class VllmVariant(Resident, LLMServer):  # type: ignore[misc]
 
     async def check_health(self) -> None:
         """Serve restarts this when it raises."""
-        if self._state == "awake" and self._coming is None:
-            await super().check_health()
+        await super().check_health()
+        if self.engine is not None and self._coming is None:
+            await LLMServer.check_health(self)
 
 
 def bind_vllm(

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +121,9 @@ def up(settings: Settings, choices: Choices, console: Console) -> Credentials:
                 roll_out(settings, credentials, lambda what: status.update(f"Loading models … ({what})"))
             except StartProblem:
                 if previous is not None:
-                    write_private(settings.home.run / "choices.json", json.dumps(previous.__dict__))
+                    # What serves is the old; where it listens is the new.
+                    kept = replace(choices, profile=previous.profile, catalog=previous.catalog)
+                    write_private(settings.home.run / "choices.json", json.dumps(kept.__dict__))
                 raise
     return credentials
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,9 +102,11 @@ def with_canary(previous: Config, config: Config, variants: list[str], share: fl
     main = both["applications"][0]
     for one in main["deployments"]:
         if one["name"] == "Router":
-            # Only what is there in both versions can be given to either.
-            known = [name for name in variants if name in main["args"]["profile"]["variants"]]
-            one["user_config"] = {**one["user_config"], "canary": {"share": share, "variants": known}}
+            # Only what the head serves in both versions can be given to either.
+            old = main["args"]["profile"]["variants"]
+            known = [name for name in variants if name in old and old[name].get("node") is None]
+            if share:
+                one["user_config"] = {**one["user_config"], "canary": {"share": share, "variants": known}}
     args = {**config["applications"][0]["args"], "variants": variants}
     tried = {"name": CANARY, "route_prefix": None, "import_path": main["import_path"], "args": args}
     both["applications"].append(tried)
@@ -131,8 +134,9 @@ def _try_out(
         told = _watch(settings, credentials, progress, canary)
         _end_share(settings, credentials, progress, with_canary(previous, config, variants, 0.0))
         return told
-    except StartProblem as problem:
-        _end_share(settings, credentials, progress, with_canary(previous, config, variants, 0.0))
+    except BaseException as problem:  # Also when someone presses Ctrl-C: a canary must not stay behind.
+        with suppress(StartProblem):
+            _end_share(settings, credentials, progress, with_canary(previous, config, variants, 0.0))
         _go_back(settings, credentials, progress, previous, problem)
         raise  # Not reached: going back raises.
 
@@ -179,15 +183,15 @@ def _watch(settings: Settings, credentials: Credentials, progress: Progress, can
 
 
 def _go_back(
-    settings: Settings, credentials: Credentials, progress: Progress, previous: Config, problem: StartProblem
+    settings: Settings, credentials: Credentials, progress: Progress, previous: Config, problem: BaseException
 ) -> None:
     progress("going back to what served before")
     try:
         deploy(settings, credentials, previous)
         wait_until_ready(settings, credentials, progress)
     except StartProblem as second:
-        raise StartProblem(f"{problem}; going back failed too: {second}") from problem
-    raise StartProblem(f"{problem}; what served before serves again") from problem
+        raise StartProblem(f"{problem or 'interrupted'}; going back failed too: {second}") from problem
+    raise StartProblem(f"{problem or 'interrupted'}; what served before serves again") from problem
 
 
 def _note(settings: Settings) -> Path:
