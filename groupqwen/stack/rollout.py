@@ -86,14 +86,18 @@ def roll_out(
 
 
 def changed_variants(previous: Config, config: Config) -> list[str]:
-    """Variants that are new, or run differently than before."""
+    """The head's variants that are new, or run differently than before."""
     old, new = (one["applications"][0]["args"] for one in (previous, config))
     same_code = old.get("build") == new.get("build")
 
     def of(args: Config, name: str) -> Any:
         return args["profile"]["variants"].get(name), args["catalog"]["variants"].get(name)
 
-    return [name for name in new["profile"]["variants"] if not same_code or of(old, name) != of(new, name)]
+    return [
+        name
+        for name, served in new["profile"]["variants"].items()
+        if served.get("node") is None and (not same_code or of(old, name) != of(new, name))
+    ]
 
 
 def with_canary(previous: Config, config: Config, variants: list[str], share: float) -> Config:

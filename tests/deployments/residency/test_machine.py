@@ -210,6 +210,21 @@ def test_who_must_go_altogether_where_sleep_frees_too_little_does() -> None:
     assert node.used_mb == 116
 
 
+def test_room_is_counted_beside_what_sleep_holds_and_frees() -> None:
+    node = Residency(100, {"a": Footprint(60, asleep_mb=10), "b": Footprint(70, asleep_mb=20)}, POLICY)
+    bring(node, "a", 0)
+    node.wanted("b", 100)
+    swap = node.next_swap(200)
+    assert swap == Swap("b", ("a",))
+    assert node.room_for(swap) == (70, 50), "a keeps 10 of its 60"
+    node.gone("a", 200, asleep=True)
+    node.came("b", 201)
+    node.wanted("a", 300)
+    swap = node.next_swap(400)
+    assert swap is not None and swap.coming_was_asleep
+    assert node.room_for(swap) == (50, 50), "a holds 10 already"
+
+
 NAMES = "abcde"
 
 

@@ -62,6 +62,23 @@ def test_a_canary_stands_beside_what_serves_and_gets_its_share(settings: Setting
     )
 
 
+def test_the_router_hears_of_a_canary_only_when_it_is_there(settings: Settings) -> None:
+    """A Router that is given handles to nothing would not come up again."""
+    both = with_canary(serve_config(settings), served_otherwise(settings, context=1024), ["smollm2-135m"], 0.0)
+    assert both["applications"][0] == serve_config(settings)["applications"][0]
+    assert both["applications"][-1]["name"] == CANARY
+
+
+def test_variants_of_other_machines_are_not_tried(settings: Settings) -> None:
+    profile = load_profile(str(Path(__file__).parents[2] / "profiles" / "mixed.yaml"))
+    before = serve_config(Settings(settings.home, profile, settings.ports))
+    other_code = serve_config(Settings(settings.home, profile, settings.ports))
+    for application in other_code["applications"]:
+        application["args"]["build"] = "another"
+    changed = changed_variants(before, other_code)
+    assert changed == ["smollm2-135m", "smollm2-135m-bf16"]
+
+
 def test_a_variant_that_is_new_gets_no_share_of_requests_that_nobody_can_make(settings: Settings) -> None:
     both = with_canary(serve_config(settings), serve_config(settings), ["brand-new"], 0.1)
     router = next(one for one in both["applications"][0]["deployments"] if one["name"] == "Router")
