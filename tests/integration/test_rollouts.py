@@ -112,7 +112,8 @@ def test_rules_change_without_a_restart(stack: Stack) -> None:
         rules.write_text(text)
     assert answer.status_code == 200
     assert answer.json()["metadata"]["variant"] == MIDDLE
-    assert {process.pid for process in stack.processes("ServeReplica")} == before
+    # (One that the last rollout replaced may have gone meanwhile.)
+    assert {process.pid for process in stack.processes("ServeReplica")} <= before, "something was replaced"
 
 
 @pytest.mark.parametrize(
