@@ -262,8 +262,11 @@ def plan(
         from groupqwen.generated import write as write_files
         from groupqwen.serve_files import serve_files
 
-        for path in write_files(serve_files(catalog)):
+        written = write_files(serve_files(catalog))
+        for path in written:
             console.print(f"wrote {path.relative_to(Path(__file__).parent.parent)}")
+        if not written:
+            console.print("All files are current.")
         return
     chosen = load_profile(profile, catalog)
     try:
