@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 def dequantize(source: Path, target: Path) -> None:
-    """Write `target`: weights, config, tokenizer and chat template. It is there whole or not at all."""
+    """Fill `target`: weights, config, tokenizer and chat template. What an earlier attempt left there goes."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -23,11 +23,9 @@ def dequantize(source: Path, target: Path) -> None:
     model.hf_quantizer = None
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
-    staged = target.with_name(target.name + ".part")
-    shutil.rmtree(staged, ignore_errors=True)
-    model.save_pretrained(staged)
-    tokenizer.save_pretrained(staged)
-    staged.replace(target)
+    shutil.rmtree(target, ignore_errors=True)
+    model.save_pretrained(target)
+    tokenizer.save_pretrained(target)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,8 @@ Progress = Callable[[int], None]
 
 _CHUNK = 1 << 20
 
+MADE_OF = ".made-of"
+
 WEIGHT_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
 """Of a repository: what vLLM reads. No code: what a repository would have us run is left there."""
 
@@ -108,21 +110,33 @@ def link(ready: Path, source: Source, target: Path) -> None:
         _write_note(target, source.sha256)
 
 
-def fetch_repository(source: Source, target: Path) -> None:
-    """A whole repository of a hub, `hf:OWNER/REPO[@REVISION]`, at `target`. Raises `DownloadError`; goes on where
+def make_folder(source: Source, target: Path, fill: Callable[[Path], None]) -> None:
+    """`target` as what `fill` makes of `source`, unless it is that already. It is there whole, with a note of its
+    source, or as it was before. Safe to call from several processes at once."""
+    made_of = f"{source.uri} {source.sha256 or ''}\n"
+    with FileLock(f"{target}.lock"):
+        try:
+            if (target / MADE_OF).read_text() == made_of:
+                return
+        except OSError:
+            pass  # Not there, or of an unknown source.
+        staged = target.with_name(target.name + ".part")
+        fill(staged)
+        (staged / MADE_OF).write_text(made_of)
+        shutil.rmtree(target, ignore_errors=True)
+        staged.replace(target)
+
+
+def fetch_repository(source: Source, folder: Path) -> None:
+    """Fill a folder with a repository of a hub, `hf:OWNER/REPO[@REVISION]`. Raises `DownloadError`; goes on where
     an earlier call has stopped."""
     from huggingface_hub import snapshot_download
 
     repository, _, revision = source.uri.removeprefix("hf:").partition("@")
-    with FileLock(f"{target}.lock"):
-        if target.is_dir():
-            return
-        staged = target.with_name(target.name + ".part")
-        try:
-            snapshot_download(repository, revision=revision or None, local_dir=staged, allow_patterns=WEIGHT_FILES)
-        except Exception as error:  # as in _from_hub
-            raise _hub_failed(repository, error) from error
-        staged.replace(target)
+    try:
+        snapshot_download(repository, revision=revision or None, local_dir=folder, allow_patterns=WEIGHT_FILES)
+    except Exception as error:  # as in _from_hub
+        raise _hub_failed(repository, error) from error
 
 
 def _gather(source: Source, staging: Path, whole: Path, progress: Progress) -> None:

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from filelock import FileLock
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from configs.catalog import Catalog, Source
 from configs.home import Home
 from configs.profile import Profile
-from groupqwen.downloads import DownloadError, fetch, fetch_repository, is_ready, link
-
-MADE_OF = ".made-of"
+from groupqwen.downloads import DownloadError, fetch, fetch_repository, is_ready, link, make_folder
 
 
 @dataclass(frozen=True)
@@ -66,42 +63,26 @@ def fetch_profile(profile: Profile, catalog: Catalog, home: Home, console: Conso
     """Everything that the profile's models are made of. Raises `DownloadError`."""
     pull(wanted(profile, catalog, home), console)
     for folder in wanted_folders(profile, catalog, home):
-        if is_made_of(folder.source, folder.target):
-            continue
-        shutil.rmtree(folder.target, ignore_errors=True)
         with console.status(f"{folder.name}: preparing its weights for vLLM …"):
-            if folder.made_from is None:
-                fetch_repository(folder.source, folder.target)
-            else:
-                dequantize(folder.made_from, folder.target)
-        (folder.target / MADE_OF).write_text(made_of(folder.source))
+            make_folder(folder.source, folder.target, partial(_fill, folder))
     with console.status("Preparing the embedder …"):
         prepare_embedder(profile, catalog, home)
 
 
-def is_made_of(source: Source, folder: Path) -> bool:
-    """Whether the folder is there, whole, and of this source and no other."""
-    try:
-        return (folder / MADE_OF).read_text() == made_of(source)
-    except OSError:
-        return False
+def _fill(wanted: WantedFolder, folder: Path) -> None:
+    if wanted.made_from is None:
+        fetch_repository(wanted.source, folder)
+    else:
+        dequantize(wanted.made_from, folder)
 
 
-def made_of(source: Source) -> str:
-    """What is noted of a folder's source: its address and checksum."""
-    return f"{source.uri} {source.sha256 or ''}\n"
-
-
-def dequantize(source: Path, target: Path) -> None:
-    """Make a folder of safetensors from a GGUF file. Raises `DownloadError`."""
-    with FileLock(f"{target}.lock"):
-        if target.is_dir():
-            return
-        command = [sys.executable, "-m", "groupqwen.dequantize", str(source), str(target)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            why = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-            raise DownloadError(f"{source.name} could not be made into safetensors: {why}")
+def dequantize(source: Path, folder: Path) -> None:
+    """Fill a folder with the safetensors of a GGUF file. Raises `DownloadError`."""
+    command = [sys.executable, "-m", "groupqwen.dequantize", str(source), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        why = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        raise DownloadError(f"{source.name} could not be made into safetensors: {why}")
 
 
 def pull(files: list[WantedFile], console: Console) -> None:

@@ -116,7 +116,7 @@ def variant(row: Row, plan: Plan, catalog: Catalog, here: Home) -> Application:
     }
     wake_seconds = profile.limits.wake_seconds
     if spec.engine == "vllm":
-        start = vllm_start(row, plan, spec, served, here.model_folder(name), there(served.node))
+        start = vllm_start(row, plan, spec, served, here.model_folder(name))
         return bind_vllm(start, spec, served, wake_seconds, options)
     options["ray_actor_options"] = plan.reserves(row)
     # Every node has a home of its own: the file's path begins there.

@@ -38,7 +38,7 @@ class Nodes:
 
     async def _look(self, name: str) -> None:
         try:
-            await asyncio.wait_for(_awaited(self._ask[name]), ANSWER_SECONDS)
+            await asyncio.wait_for(self._ask[name](), ANSWER_SECONDS)
         except Exception:  # Ray raises errors of several libraries for one that is gone.
             self._strikes[name] += 1
             if self._strikes[name] >= STRIKES:
@@ -80,7 +80,3 @@ class Nodes:
 
 class NodeGone(Exception):
     """The machine does not answer any more."""
-
-
-async def _awaited(ask: Ask) -> object:
-    return await ask()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,21 +31,21 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class VllmStart:
-    """Everything that decides how one variant runs. `gpus`: the share of a card that Ray reserves."""
+    """Everything that decides how one variant runs. `reserves`: what Ray reserves for it (`Plan.reserves`)."""
 
     name: str
     folder: Path
     arguments: dict[str, Any]
     environment: dict[str, str]
-    gpus: float
-    cpus: float
+    reserves: dict[str, Any]
     sleep_level: int
-    resources: dict[str, float] = field(default_factory=dict)
 
     @property
     def llm_config(self) -> dict[str, Any]:
         """The fields of Ray's `LLMConfig`."""
-        bundle = {"CPU": self.cpus, **self.resources} | ({"GPU": self.gpus} if self.gpus else {})
+        bundle = {"CPU": self.reserves["num_cpus"], **self.reserves["resources"]}
+        if gpus := self.reserves["num_gpus"]:
+            bundle["GPU"] = gpus
         return {
             "model_loading_config": {"model_id": self.name, "model_source": str(self.folder)},
             "engine_kwargs": self.arguments,
@@ -60,10 +60,8 @@ def sleeps(plan: Plan, row: Row, spec: VariantSpec) -> bool:
     return plan.profile.machine.accelerator == "cuda" and not row.resident and wanted
 
 
-def vllm_start(
-    row: Row, plan: Plan, spec: VariantSpec, served: ServedVariant, folder: Path, resources: dict[str, float]
-) -> VllmStart:
-    """The start of one line of the plan: all of its memory follows from that line. `resources` say where."""
+def vllm_start(row: Row, plan: Plan, spec: VariantSpec, served: ServedVariant, folder: Path) -> VllmStart:
+    """The start of one line of the plan: all of its memory follows from that line."""
     options = spec.vllm or VllmOptions()
     cuda = plan.profile.machine.accelerator == "cuda"
     given = options.model_dump(exclude_none=True, exclude={"enable_sleep_mode"})
@@ -88,8 +86,6 @@ def vllm_start(
         folder=folder,
         arguments=arguments,
         environment=environment,
-        gpus=plan.num_gpus(row),
-        cpus=served.num_cpus,
+        reserves=plan.reserves(row),
         sleep_level=served.sleep_level,
-        resources=resources,
     )

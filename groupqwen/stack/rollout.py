@@ -172,10 +172,9 @@ def _watch(settings: Settings, credentials: Credentials, progress: Progress, can
         status = details.get("applications", {}).get(CANARY, {}).get("status")
         if status == "UNHEALTHY":
             raise StartProblem("the canary has become unhealthy")
-        try:
-            seen = ask(settings, credentials, "/rollout").json() or seen
-        except (httpx.HTTPError, ValueError):
-            seen = seen or {}
+        with suppress(httpx.HTTPError, ValueError):
+            report = ask(settings, credentials, "/rollout")
+            seen = (report.json() or seen) if report.status_code == 200 else seen
         answered, failed = seen.get("answered", 0), seen.get("failed", 0)
         progress(f"canary: {answered} answered, {failed} failed; {max(0, until - time.monotonic()):.0f} s to go")
         if failed > TOLERATED * answered:

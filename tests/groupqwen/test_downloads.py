@@ -10,7 +10,7 @@ import pytest
 
 from configs.catalog import Source
 from configs.home import Home
-from groupqwen.downloads import DownloadError, fetch, fetch_repository, hash_file, is_ready
+from groupqwen.downloads import DownloadError, fetch, fetch_repository, hash_file, is_ready, make_folder
 from groupqwen.models import WantedFile, dequantize, take_over
 
 PARTS = [b"first " * 1000, b"second " * 1000, b"third"]
@@ -174,13 +174,31 @@ def test_a_repository_that_cannot_be_had_is_told(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(DownloadError, match=r"did not give Qwen/Qwen3-VL-8B-Instruct-FP8.*HF_ENDPOINT"):
-        fetch_repository(Source(uri="hf:Qwen/Qwen3-VL-8B-Instruct-FP8"), tmp_path / "safetensors")
+        source = Source(uri="hf:Qwen/Qwen3-VL-8B-Instruct-FP8")
+        make_folder(source, tmp_path / "safetensors", lambda folder: fetch_repository(source, folder))
     assert not (tmp_path / "safetensors").exists()
 
 
-def test_a_repository_that_is_there_is_asked_of_nobody(tmp_path: Path) -> None:
-    (tmp_path / "safetensors").mkdir()
-    fetch_repository(Source(uri="hf:nobody/nothing"), tmp_path / "safetensors")
+def test_a_folder_is_made_once_and_anew_for_another_source(tmp_path: Path) -> None:
+    target, made = tmp_path / "safetensors", []
+
+    def fill(folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        made.append((folder / "weights").write_text(str(len(made))))
+
+    def broken(folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        raise DownloadError("no disk")
+
+    first, second = Source(uri="hf:a/b@1"), Source(uri="hf:a/b@2")
+    for _ in range(2):
+        make_folder(first, target, fill)
+    assert len(made) == 1, "what is there is asked of nobody"
+    with pytest.raises(DownloadError, match="no disk"):
+        make_folder(second, target, broken)
+    assert (target / "weights").read_text() == "0", "the old one stays until the new one is whole"
+    make_folder(second, target, fill)
+    assert (target / "weights").read_text() == "1"
 
 
 def test_weights_that_cannot_be_made_into_safetensors_are_told(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import yaml
 
 from configs.catalog import VllmOptions, load_catalog
 from configs.document import ConfigError
+from configs.placement import HEAD, SLIVER
 from configs.planner import Plan, lay_out
 from configs.profile import Profile
 from deployments.vllm.options import VllmStart, sleeps, vllm_start
@@ -27,20 +28,18 @@ def start(name: str, accelerator: str, memory_mb: int, **served: object) -> tupl
     )
     plan = lay_out(profile, CATALOG, memory_mb)
     (row,) = plan.rows
-    return plan, vllm_start(
-        row, plan, CATALOG.variant(name), profile.variants[name], Path("/models/x"), {"here": 0.001}
-    )
+    return plan, vllm_start(row, plan, CATALOG.variant(name), profile.variants[name], Path("/models/x"))
 
 
 def test_memory_follows_from_the_line_of_the_plan() -> None:
     plan, begun = start("qwen3-vl", "cuda", 24_000, context=8192, parallel=4, kv_tokens=16384)
     (row,) = plan.rows
     assert begun.arguments["kv_cache_memory_bytes"] == row.kv_mb * 2**20 == 2304 * 2**20
-    assert begun.arguments["gpu_memory_utilization"] == plan.share(row) == begun.gpus == 0.53
+    assert begun.arguments["gpu_memory_utilization"] == plan.share(row) == begun.reserves["num_gpus"] == 0.53
     assert begun.arguments["max_model_len"] == 8192
     assert begun.arguments["max_num_seqs"] == 4
     assert begun.arguments["enable_sleep_mode"] is False, "it is kept always"
-    assert begun.llm_config["placement_group_config"] == {"bundles": [{"CPU": 0.1, "here": 0.001, "GPU": 0.53}]}
+    assert begun.llm_config["placement_group_config"] == {"bundles": [{"CPU": 0.1, HEAD: SLIVER, "GPU": 0.53}]}
     assert begun.llm_config["model_loading_config"] == {"model_id": "qwen3-vl", "model_source": "/models/x"}
 
 
@@ -49,7 +48,7 @@ def test_what_is_swapped_on_a_card_sleeps_and_reserves_next_to_nothing() -> None
     assert sleeps(plan, plan.rows[0], CATALOG.variant("qwen3-vl"))
     assert begun.arguments["enable_sleep_mode"] is True
     assert begun.arguments["kv_cache_dtype"] == "fp8"
-    assert (begun.gpus, begun.sleep_level) == (0.001, 2)
+    assert (begun.reserves["num_gpus"], begun.sleep_level) == (0.001, 2)
     assert begun.arguments["gpu_memory_utilization"] > 0.4, "vLLM is told what it will take, not what Ray reserves"
 
 
@@ -61,7 +60,7 @@ def test_on_a_cpu_it_keeps_to_loopback_and_to_its_threads() -> None:
     assert begun.environment["HF_HUB_OFFLINE"] == "1"
     assert "gpu_memory_utilization" not in begun.arguments
     assert begun.arguments["enable_auto_tool_choice"] is True
-    assert begun.gpus == 0
+    assert begun.reserves["num_gpus"] == 0
 
 
 def test_every_option_is_one_that_vllm_knows() -> None:
