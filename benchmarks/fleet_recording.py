@@ -124,7 +124,7 @@ class Asked:
         served = settings.profile.variants[target.model]
         if served.gpu_layers:
             raise SystemExit(f"{target.model} computes on a GPU, of which CPU time says nothing")
-        self._threads = served.threads
+        self._threads = served.threads or 1
         self._rng = random.Random(time.time_ns())
         self._pids = [
             process.pid

@@ -24,7 +24,6 @@ from benchmarks.load import Target, ask, median, percentile
 from benchmarks.machine import console, show
 from configs.catalog import load_catalog
 from configs.home import home
-from configs.profile import load_profile
 from groupqwen.stack.credentials import load_credentials
 from groupqwen.stack.lifecycle import remembered, settings_for
 
@@ -109,8 +108,8 @@ def main(rounds: int) -> None:
     settings = settings_for(here, choices)
     group = Target("GroupQwen", settings.endpoint, VARIANT, load_credentials(here).api_key)
     source = load_catalog().variant(VARIANT).source
-    served = load_profile("cpu").variants[VARIANT]
-    bare = servers.ours(here.model_file(VARIANT, source), served.threads, served.parallel, served.pool_tokens)
+    served = settings.profile.variants[VARIANT]
+    bare = servers.ours(here.model_file(VARIANT, source), served.threads or 1, served.parallel, served.pool_tokens)
     with ExitStack() as stack:
         direct = stack.enter_context(servers.server("the engine, directly", *bare[1:])).target
         proxy = stack.enter_context(servers.server(*litellm_proxy(direct, here.run))).target

@@ -126,6 +126,22 @@ class Architecture(Strict):
         return 2 * self.layers * self.kv_heads * self.head_dim * bytes_per_value
 
 
+class Quantized(Strict):
+    """Another file of the same weights."""
+
+    source: Source
+    memory_mb: int = Field(gt=0, description="Weights and run-time overhead, without KV cache, MiB.")
+    faster_with: frozenset[str] = Field(
+        frozenset(),
+        description="CPU flags, as the kernel names them, with which it is the faster file: there it is taken "
+        "unless the profile names another.",
+    )
+
+    @field_serializer("faster_with")
+    def _in_order(self, flags: frozenset[str]) -> list[str]:
+        return sorted(flags)
+
+
 class VariantSpec(Strict):
     """One model as the group can serve it."""
 
@@ -138,6 +154,9 @@ class VariantSpec(Strict):
         False, description="The GGUF file is made into bf16 safetensors when it is fetched, for vLLM."
     )
     quantization: str = Field(description="For example Q4_K_M.")
+    quantizations: dict[str, Quantized] = Field(
+        default_factory=dict, description="Other files of the same weights, which a profile can name, or take."
+    )
     parameters_b: float = Field(gt=0, description="Billions of parameters.")
     active_parameters_b: float | None = Field(
         None, gt=0, description="Of which a mixture of experts uses per token."
@@ -177,6 +196,17 @@ class VariantSpec(Strict):
     def _in_order(self, names: frozenset[str]) -> list[str]:
         # The order of a set changes from process to process; what is written must not.
         return sorted(names)
+
+    def quantized(self, name: str) -> VariantSpec:
+        """The same model from another of its files. Raises `ConfigError` with those that there are."""
+        if name == self.quantization:
+            return self
+        if name not in self.quantizations:
+            known = ", ".join([self.quantization, *self.quantizations])
+            raise ConfigError(f"{self.title} does not come as {name!r}; there are {known}")
+        other = self.quantizations[name]
+        chosen = {"quantization": name, "source": other.source, "memory_mb": other.memory_mb}
+        return self.model_copy(update=chosen)
 
     @property
     def weights_mb(self) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,6 +13,7 @@ import psutil
 import pynvml
 
 CGROUP = Path("/sys/fs/cgroup")
+CPU_INFO = Path("/proc/cpuinfo")
 
 
 def memory_mb(accelerator: str = "cpu") -> int:
@@ -29,6 +32,27 @@ def free_memory_mb() -> int:
     if limit is not None and used is not None:
         free = min(free, max(0, limit - used))
     return free // 2**20
+
+
+def cores() -> int:
+    """Physical CPU cores that this process may use, at least 1."""
+    logical = psutil.cpu_count() or 1
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else logical
+    physical = psutil.cpu_count(logical=False) or logical
+    # Two threads of one core share what computes.
+    usable = min(physical, math.ceil(allowed * physical / logical))
+    quota = _cpu_quota()
+    return max(1, usable if quota is None else min(usable, math.ceil(quota)))
+
+
+def cpu_flags() -> frozenset[str]:
+    """What the CPU can do, as Linux names it (`avx2`, `asimddp`, …); empty where that cannot be read."""
+    try:
+        lines = CPU_INFO.read_text().splitlines()
+    except OSError:
+        return frozenset()
+    named = (line.partition(":") for line in lines)
+    return frozenset(next((flags.split() for key, _, flags in named if key.strip() in ("flags", "Features")), ()))
 
 
 def free_gpu_memory_mb() -> int | None:
@@ -79,5 +103,14 @@ def _cgroup(name: str) -> int | None:
     """A figure of this process's control group, or None where there is none or it is unlimited."""
     try:
         return int((CGROUP / name).read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _cpu_quota() -> float | None:
+    """CPUs that this process's control group may use, or None where it is not limited."""
+    try:
+        quota, period = (CGROUP / "cpu.max").read_text().split()
+        return int(quota) / int(period)
     except (OSError, ValueError):
         return None

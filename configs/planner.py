@@ -7,7 +7,7 @@ its run-time overhead; its share of a GPU is that memory over the card's.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,7 @@ class Row:
 
     variant: str
     engine: str
+    quantization: str
     weights_mb: int
     kv_mb: int
     overhead_mb: int
@@ -87,8 +88,15 @@ class Plan:
         return self.resident_mb + self.idle_mb + self.largest_swapped_mb
 
     @property
+    def max_awake(self) -> int | None:
+        """How many of those that are swapped may be in memory at once; None: as many as fit."""
+        most = self.profile.machine.max_loaded_models
+        return None if most is None else most - sum(row.replicas for row in self.rows if row.resident)
+
+    @property
     def fits(self) -> bool:
-        return self.needed_mb <= self.budget_mb
+        places = self.max_awake is None or self.max_awake >= int(self.swaps)
+        return places and self.needed_mb <= self.budget_mb
 
     @property
     def swaps(self) -> bool:
@@ -98,7 +106,8 @@ class Plan:
     @property
     def has_room_twice(self) -> bool:
         """Whether all that is kept always fits a second time: while a rollout replaces it."""
-        return self.needed_mb + self.resident_mb <= self.budget_mb
+        limited = self.profile.machine.max_loaded_models is not None
+        return not limited and self.needed_mb + self.resident_mb <= self.budget_mb
 
     def num_gpus(self, row: Row) -> float:
         """What Ray reserves of the card: its share for one that is kept always; for one that is swapped next to
@@ -144,6 +153,7 @@ def row_of(name: str, spec: VariantSpec, served: ServedVariant) -> Row:
     return Row(
         variant=name,
         engine=spec.engine,
+        quantization=spec.quantization,
         weights_mb=weights,
         kv_mb=kv_mb(spec, served),
         overhead_mb=max(0, spec.memory_mb - weights),
@@ -157,9 +167,11 @@ def row_of(name: str, spec: VariantSpec, served: ServedVariant) -> Row:
 
 def lay_out(profile: Profile, catalog: Catalog, memory_mb: int) -> Plan:
     """The plan, whether it fits or not. `memory_mb` holds where the profile does not say what its machine has."""
-    memory = profile.machine.memory_mb or memory_mb
+    machine, catalog = profile.machine, profile.serving(catalog)
+    memory = machine.memory_mb or memory_mb
+    budget = memory - machine.reserve_mb
     rows = tuple(row_of(name, catalog.variant(name), served) for name, served in profile.variants.items())
-    return Plan(profile, memory, memory - profile.machine.reserve_mb, rows)
+    return Plan(profile, memory, min(budget, machine.max_memory_mb or budget), rows)
 
 
 def make_plan(profile: Profile, catalog: Catalog, memory_mb: int) -> Plan:
@@ -167,16 +179,27 @@ def make_plan(profile: Profile, catalog: Catalog, memory_mb: int) -> Plan:
     plan = lay_out(profile, catalog, memory_mb)
     if plan.fits:
         return plan
-    for changes, changed in _relaxed(profile, plan):
-        nearest = lay_out(changed, catalog, memory_mb)
+    nearest = nearest_plan(plan, catalog)
+    if nearest is None:
+        raise PlanRefused(f"{_refusal(plan)}, and no shorter context or smaller KV cache makes it fit", None, ())
+    raise PlanRefused(_refusal(plan), *nearest)
+
+
+def nearest_plan(
+    plan: Plan, catalog: Catalog, open_files: Collection[str] = ()
+) -> tuple[Plan, tuple[str, ...]] | None:
+    """The plan with the fewest changes that fits, and those changes; None if none does. `open_files`: variants of
+    which a smaller file may be taken."""
+    known = plan.profile.serving(catalog)
+    for changes, changed in _relaxed(plan, known, open_files):
+        nearest = lay_out(changed, catalog, plan.memory_mb)
         if nearest.fits:
-            raise PlanRefused(_refusal(plan), nearest, changes)
-    raise PlanRefused(f"{_refusal(plan)}, and no shorter context or smaller KV cache makes it fit", None, ())
+            return nearest, changes
+    return None
 
 
 def make_plans(profile: Profile, catalog: Catalog, memory_mb: int) -> list[Plan]:
     """A plan for each node, the head's first. Raises `PlanRefused` for the first that cannot hold."""
-    catalog = profile.serving(catalog)
     return [make_plan(profile.on(device), catalog, memory_mb) for device in (None, *profile.nodes)]
 
 
@@ -187,27 +210,43 @@ def _refusal(plan: Plan) -> str:
     if plan.largest_swapped_mb:
         largest = max((row for row in plan.rows if not row.resident), key=lambda row: row.total_mb)
         message += f", the largest that is swapped in beside it {largest.total_mb} MiB ({largest.variant})"
-    return f"{message}; {plan.budget_mb} of {plan.memory_mb} MiB are there"
+    message += f"; {plan.budget_mb} of {plan.memory_mb} MiB are there"
+    most = plan.profile.machine.max_loaded_models
+    return message if most is None else f"{message}, for at most {most} models at once"
 
 
-def _relaxed(profile: Profile, plan: Plan) -> Iterator[tuple[tuple[str, ...], Profile]]:
+def _relaxed(
+    plan: Plan, catalog: Catalog, open_files: Collection[str]
+) -> Iterator[tuple[tuple[str, ...], Profile]]:
     """Ever greater changes, those that cost least first: KV values of 8 bits, shorter contexts (halved up to
-    four times), and fewer variants that are kept always (the largest is let go first)."""
+    four times), smaller files, and fewer variants that are kept always (the largest is let go first)."""
     largest_first = sorted(plan.rows, key=lambda row: -row.total_mb)
     residents = [row.variant for row in largest_first if row.resident]
+    smaller = {name: file for name in open_files if (file := _smallest(catalog.variant(name)))}
     for let_go in range(len(residents) + 1):
-        for halvings in range(5):
-            for q8 in (False, True):
-                if let_go or halvings or q8:
-                    yield _with(profile, residents[:let_go], halvings, q8)
+        for files in ({}, smaller) if smaller else ({},):
+            for halvings in range(5):
+                for q8 in (False, True):
+                    if let_go or files or halvings or q8:
+                        yield _with(plan.profile, residents[:let_go], files, halvings, q8)
 
 
-def _with(profile: Profile, let_go: list[str], halvings: int, q8: bool) -> tuple[tuple[str, ...], Profile]:
+def _smallest(spec: VariantSpec) -> str | None:
+    """The smallest file of a model, where that is not the one that it is served from."""
+    smallest = min(spec.quantizations, key=lambda name: spec.quantizations[name].memory_mb, default=None)
+    return smallest if smallest and spec.quantizations[smallest].memory_mb < spec.memory_mb else None
+
+
+def _with(
+    profile: Profile, let_go: list[str], files: dict[str, str], halvings: int, q8: bool
+) -> tuple[tuple[str, ...], Profile]:
     changes: list[str] = []
     if q8:
         changes.append("KV cache as q8_0")
     if halvings:
         changes.append(f"contexts divided by {2**halvings}, though none below {LEAST_CONTEXT} tokens")
+    if files:
+        changes.append(f"smaller files: {', '.join(f'{name} as {file}' for name, file in sorted(files.items()))}")
     if let_go:
         changes.append(f"swapped instead of kept always: {', '.join(let_go)}")
     variants = {}
@@ -219,6 +258,7 @@ def _with(profile: Profile, let_go: list[str], halvings: int, q8: bool) -> tuple
                 "context": context,
                 "kv_tokens": pool,
                 "kv_dtype": "q8_0" if q8 else served.kv_dtype,
+                "quantization": files.get(name, served.quantization),
                 "keep": "auto" if name in let_go else served.keep,
             }
         )

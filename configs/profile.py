@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_serializer, model_validator
 
 from configs.catalog import Catalog, load_catalog
 from configs.document import ROOT, ConfigError, Strict, read
@@ -46,7 +46,12 @@ class ServedVariant(Strict):
     )
     parallel: int = Field(4, ge=1, le=128, description="Requests that it answers at once.")
     max_queue: int = Field(64, ge=0, description="Requests that may wait; beyond: 429.")
-    threads: int = Field(1, ge=1, description="CPU threads that compute one step.")
+    threads: int | None = Field(
+        None, ge=1, description="CPU threads that compute one step; unset: chosen from the machine's cores."
+    )
+    quantization: str | None = Field(
+        None, description="Which of the catalog's files; unset: the one that suits the machine's CPU and memory."
+    )
     kv_dtype: Literal["f16", "q8_0"] = Field(
         "f16",
         description="What keys and values are kept as: q8_0 halves the KV cache and costs a little accuracy.",
@@ -88,11 +93,27 @@ class Machine(Strict):
     memory_mb: int | None = Field(
         None,
         gt=0,
-        description="The memory that models live in, MiB: the card's, else the machine's; unset: asked.",
+        description="The memory that models live in, MiB: the card's, else the machine's; unset: asked, and on a "
+        "CPU the contexts and files are chosen so that all of it fits.",
     )
     reserve_mb: int = Field(
         0, ge=0, description="Of which this much is left to others: a desktop, the system, the rest of the group."
     )
+    max_memory_mb: int | None = Field(
+        None, gt=0, description="The most that models may take together, MiB, however much there is."
+    )
+    max_loaded_models: int | None = Field(
+        None, gt=0, description="The most models in memory at once; beyond, one goes when another comes."
+    )
+    cores: int | None = Field(None, gt=0, description="Physical CPU cores; unset: asked.")
+    cpu_flags: frozenset[str] | None = Field(
+        None, description="What its CPU can do, as the kernel names it; unset: asked."
+    )
+
+    @field_serializer("cpu_flags")
+    def _in_order(self, flags: frozenset[str] | None) -> list[str] | None:
+        # The order of a set changes from process to process; what is written must not.
+        return None if flags is None else sorted(flags)
 
 
 class Node(Strict):
@@ -183,13 +204,19 @@ class Profile(Strict):
         }
 
     def serving(self, catalog: Catalog) -> Catalog:
-        """The catalog with the profile's own names in it. Raises `ConfigError`."""
+        """The catalog with the profile's own names in it, and the files that it chose. Raises `ConfigError`."""
         named = {
             name: catalog.variant(served.model)
             for name, served in self.variants.items()
             if served.model and name not in catalog.variants
         }
-        return catalog.model_copy(update={"variants": {**catalog.variants, **named}})
+        known = catalog.model_copy(update={"variants": {**catalog.variants, **named}})
+        chosen = {
+            name: known.variant(name).quantized(served.quantization)
+            for name, served in self.variants.items()
+            if served.quantization
+        }
+        return known.model_copy(update={"variants": {**known.variants, **chosen}})
 
     def check_against(self, catalog: Catalog) -> None:
         """Raise `ConfigError` where the profile asks for what the catalog does not have."""

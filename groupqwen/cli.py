@@ -16,8 +16,8 @@ from rich.table import Column, Table
 
 from configs.catalog import load_catalog
 from configs.document import ConfigError
+from configs.fitting import fit, this_machine
 from configs.home import home
-from configs.machine import memory_mb
 from configs.planner import PlanRefused, make_plans
 from configs.profile import load_profile, profile_names
 from groupqwen import __version__
@@ -269,9 +269,13 @@ def plan(
             console.print("All files are current.")
         return
     chosen = load_profile(profile, catalog)
+    hardware = this_machine(chosen.machine.accelerator)
+    fitted, changes = fit(chosen, catalog, hardware)
     try:
-        for one in make_plans(chosen, catalog, memory_mb(chosen.machine.accelerator)):
+        for one in make_plans(fitted, catalog, hardware.memory_mb):
             show_plan(one, console)
+        if changes:
+            console.print(f"To fit this machine: {'; '.join(changes)}.")
     except PlanRefused as refused:
         if refused.nearest is not None:
             console.print(f"The nearest plan that fits ({'; '.join(refused.changes)}):")

@@ -21,10 +21,11 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from configs.catalog import load_catalog
+from configs.fitting import fit, this_machine
 from configs.home import Home, home
 from configs.machine import memory_mb
 from configs.placement import PLENTY, resource
-from configs.planner import make_plans
+from configs.planner import make_plan
 from configs.profile import load_profile
 from configs.routing import DeviceClass
 from groupqwen.models import fetch_profile
@@ -52,8 +53,10 @@ def join(head: str, device: str, profile_name: str, interface: str | None, conso
     if device not in profile.nodes:
         known = ", ".join(profile.nodes) or "none"
         raise StartProblem(f"the profile {profile.name} has no node {device!r} (it has: {known})")
+    # As the head chooses them: what a node serves is decided by the profile alone.
+    profile, _ = fit(profile, catalog, this_machine())
     mine, catalog = profile.on(device), profile.serving(catalog)
-    make_plans(profile, catalog, memory_mb())
+    make_plan(mine, catalog, memory_mb())
     check_machine(mine, catalog)
     host, port = _address(head, profile.ports.gcs)
     interface = interface or own_address(host, port)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Column, Table
 
-from configs.planner import Plan
+from configs.planner import Plan, Row
 
 
 def show_plan(plan: Plan, console: Console) -> None:
@@ -20,7 +20,7 @@ def show_plan(plan: Plan, console: Console) -> None:
     )
     for row in plan.rows:
         table.add_row(
-            row.variant,
+            f"{row.variant}\n[dim]  {_made_of(row, plan)}[/dim]",
             *(gib(size) for size in (row.weights_mb, row.kv_mb, row.overhead_mb, row.total_mb)),
             f"{100 * plan.share(row):.0f} %",
             f"{row.context:,}×{row.parallel}" + ("" if row.kv_dtype == "f16" else " q8"),
@@ -35,6 +35,13 @@ def show_plan(plan: Plan, console: Console) -> None:
     if plan.swaps:
         line += f"; the largest that is swapped in beside it: {gib(plan.largest_swapped_mb)} GiB"
     console.print(f"{line}; budget: {gib(plan.budget_mb)} of {gib(plan.memory_mb)} GiB")
+
+
+def _made_of(row: Row, plan: Plan) -> str:
+    """The file, and where the CPU computes, with how many threads."""
+    threads = plan.profile.variants[row.variant].threads
+    on_cpu = plan.profile.machine.accelerator == "cpu" and threads
+    return f"{row.quantization}, {threads} thread{'s' if threads != 1 else ''}" if on_cpu else row.quantization
 
 
 def gib(mebibytes: int) -> str:

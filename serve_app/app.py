@@ -16,8 +16,8 @@ from ray.serve import Application
 
 from configs.catalog import Catalog, load_catalog
 from configs.document import ConfigError
+from configs.fitting import fit, this_machine
 from configs.home import Home, home
-from configs.machine import memory_mb
 from configs.placement import there
 from configs.planner import Plan, Row, make_plan
 from configs.profile import Profile, load_profile
@@ -63,6 +63,8 @@ def build(args: dict[str, Any]) -> Application:
     catalog = asked.catalog or load_catalog()
     profile = asked.profile if isinstance(asked.profile, Profile) else load_profile(asked.profile, catalog)
     profile.check_against(catalog)
+    hardware = this_machine(profile.machine.accelerator)
+    profile, _ = fit(profile, catalog, hardware)
     catalog = profile.serving(catalog)
     here = home()
     busy = profile.limits.concurrent_requests
@@ -78,7 +80,7 @@ def build(args: dict[str, Any]) -> Application:
     # What user_config holds reaches running replicas without a restart.
 
     here_only = profile.on(asked.node)
-    plan = make_plan(here_only, catalog, memory_mb(profile.machine.accelerator))
+    plan = make_plan(here_only, catalog, hardware.memory_mb)
     if asked.variants:
         # Whatever their profile says, canaries are there all the time: Residency knows nothing of them.
         tried = {row.variant: replace(row, resident=True) for row in plan.rows if row.variant in asked.variants}
@@ -140,7 +142,8 @@ def residency(plan: Plan, catalog: Catalog, variants: Mapping[str, Application])
     handles = {row.variant: variants[row.variant] for row in swapped}
     device = next(plan.profile.variants[row.variant].node for row in swapped)
     options = {"name": RESIDENCY, "max_ongoing_requests": 1024, "ray_actor_options": light_on(device)}
-    return bind(ResidencyKeeper, options, plan.swap_mb, footprints, handles, plan.profile.machine.accelerator)
+    accelerator = plan.profile.machine.accelerator
+    return bind(ResidencyKeeper, options, plan.swap_mb, plan.max_awake, footprints, handles, accelerator)
 
 
 def footprint(row: Row, plan: Plan, catalog: Catalog) -> Footprint:

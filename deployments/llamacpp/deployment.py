@@ -36,7 +36,7 @@ def chat_options(name: str, spec: VariantSpec, served: ServedVariant) -> ChatOpt
             kv_tokens=served.pool_tokens,
             parallel=served.parallel,
             max_queue=served.max_queue,
-            threads=served.threads,
+            threads=served.threads or 1,
             kv_dtype=served.kv_dtype,
         ),
         sampling=SamplingOptions(**spec.sampling.model_dump()),

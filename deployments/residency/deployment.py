@@ -40,16 +40,17 @@ hold memory."""
 
 @deployment
 class ResidencyKeeper:
-    """The memory budget of one node, MiB, and the variants that share it."""
+    """The memory budget of one node, MiB, and the variants that share it, of which at most `max_awake` at once."""
 
     def __init__(
         self,
         budget_mb: int,
+        max_awake: int | None,
         footprints: Mapping[str, Footprint],
         variants: Mapping[str, DeploymentHandle],
         accelerator: str,
     ) -> None:
-        self._node = Residency(budget_mb, footprints)
+        self._node = Residency(budget_mb, footprints, max_awake=max_awake)
         self._variants = dict(variants)
         self._accelerator = accelerator
         self._asked: dict[str, int] = {}

@@ -1,7 +1,8 @@
 """The residency of variants in one node's memory, as a state machine. Pure: it decides, others load.
 
 It hands out one swap at a time (who drains, then who loads), so that the declared footprints of what is
-loading, awake or draining never exceed the budget at any instant. Time is passed in, in seconds.
+loading, awake or draining never exceed the budget at any instant, nor their number what is allowed. Time is passed
+in, in seconds.
 """
 
 from __future__ import annotations
@@ -88,10 +89,18 @@ class Impossible(ValueError):
 
 
 class Residency:
-    """The memory of one node. `budget_mb` holds for the declared footprints of all its variants."""
+    """The memory of one node. `budget_mb` holds for the declared footprints of all its variants; `max_awake`: the
+    most of them at once, or None."""
 
-    def __init__(self, budget_mb: int, footprints: Mapping[str, Footprint], policy: Policy | None = None) -> None:
+    def __init__(
+        self,
+        budget_mb: int,
+        footprints: Mapping[str, Footprint],
+        policy: Policy | None = None,
+        max_awake: int | None = None,
+    ) -> None:
         self.budget_mb = budget_mb
+        self.max_awake = len(footprints) if max_awake is None else max_awake
         self.policy = policy or Policy()
         self._variants = {name: _Variant(fp, pinned=fp.pinned) for name, fp in footprints.items()}
         self._swap: Swap | None = None
@@ -108,6 +117,11 @@ class Residency:
     def used_mb(self) -> int:
         """Declared MiB of everything that holds memory now."""
         return sum(self._held(v) for v in self._variants.values())
+
+    @property
+    def awake(self) -> int:
+        """How many are loading, awake or draining."""
+        return sum(v.state in HOLDING for v in self._variants.values())
 
     @property
     def swap(self) -> Swap | None:
@@ -136,6 +150,8 @@ class Residency:
         # What sleeps can be thrown out; what is pinned cannot.
         fixed = sum(v.footprint.awake_mb for v in others if v.pinned)
         wanted = self._variants[name].footprint.awake_mb
+        if sum(v.pinned for v in others) >= self.max_awake:
+            raise Impossible(f"{name} could never come: as many are pinned as may be in memory at once")
         if wanted + fixed > self.budget_mb:
             raise Impossible(
                 f"{name} takes {wanted} MiB, what is pinned takes {fixed} MiB, and the budget is "
@@ -220,9 +236,10 @@ class Residency:
             if variant.state not in (State.ABSENT, State.ASLEEP):
                 continue
             needed = self.used_mb - self._held(variant) + variant.footprint.awake_mb - self.budget_mb
+            places = self.awake + 1 - self.max_awake
             impatient = now - (variant.waiting_since or now) >= self.policy.patience_seconds
             for altogether in (False, True):
-                leaving = self._leaving(name, needed, now, impatient, altogether)
+                leaving = self._leaving(name, needed, places, now, impatient, altogether)
                 if leaving is not None:
                     return Swap(name, leaving, altogether, variant.state is State.ASLEEP)
             # In order: who waits longer is not passed by those who need less room.
@@ -239,28 +256,32 @@ class Residency:
         return None
 
     def _leaving(
-        self, coming: str, needed: int, now: float, impatient: bool, altogether: bool
+        self, coming: str, needed: int, places: int, now: float, impatient: bool, altogether: bool
     ) -> tuple[str, ...] | None:
-        """The least worthy set whose going frees `needed` MiB, idle ones first; None if none may go yet."""
-        if needed <= 0:
+        """The least worthy set whose going frees `needed` MiB and so many places, idle ones first; None if none
+        may go yet."""
+
+        def enough(leaving: list[tuple[str, _Variant]]) -> bool:
+            freed = sum(self._freed(v, altogether) for _, v in leaving)
+            return freed >= needed and sum(v.state is State.AWAKE for _, v in leaving) >= places
+
+        if enough([]):
             return ()
         candidates = [(name, v) for name, v in self._variants.items() if name != coming and self._may_go(v)]
         settled = [(name, v) for name, v in candidates if impatient or not self._in_its_slice(v, now)]
         for pool in ([(n, v) for n, v in settled if not v.in_flight], settled):
             chosen: list[tuple[str, _Variant]] = []
-            freed = 0
-            for name, v in sorted(pool, key=lambda item: (self.worth(item[0], now), item[0])):
-                if freed >= needed:
+            for item in sorted(pool, key=lambda item: (self.worth(item[0], now), item[0])):
+                if enough(chosen):
                     break
-                chosen.append((name, v))
-                freed += self._freed(v, altogether)
-            if freed < needed:
+                chosen.append(item)
+            if not enough(chosen):
                 continue
             # A small one that was chosen early may not be needed beside a large one that was chosen late.
             for item in sorted(chosen, key=lambda item: -self.worth(item[0], now)):
-                if freed - self._freed(item[1], altogether) >= needed:
-                    chosen.remove(item)
-                    freed -= self._freed(item[1], altogether)
+                others = [other for other in chosen if other is not item]
+                if enough(others):
+                    chosen = others
             return tuple(name for name, _ in chosen)
         return None
 

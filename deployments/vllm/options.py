@@ -80,7 +80,7 @@ def vllm_start(row: Row, plan: Plan, spec: VariantSpec, served: ServedVariant, f
         arguments["gpu_memory_utilization"] = plan.share(row) / row.replicas
     else:
         arguments |= {"enforce_eager": True, "dtype": "bfloat16"}
-        environment |= CPU_ENVIRONMENT | {"OMP_NUM_THREADS": str(served.threads)}
+        environment |= CPU_ENVIRONMENT | {"OMP_NUM_THREADS": str(served.threads or 1)}
     return VllmStart(
         name=row.variant,
         folder=folder,

@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 from rich.console import Console
 
 from configs.catalog import MODELS, load_catalog
+from configs.fitting import fit, this_machine
 from configs.home import Home
 from configs.machine import memory_mb
 from configs.planner import make_plans
@@ -53,9 +54,11 @@ def settings_for(home: Home, choices: Choices) -> Settings:
     """Raises `ConfigError` for a profile that is not there or wrong."""
     catalog = load_catalog(Path(choices.catalog) if choices.catalog else MODELS)
     profile = load_profile(choices.profile, catalog)
+    profile, adapted = fit(profile, catalog, this_machine(profile.machine.accelerator))
     return Settings(
         home=home,
         profile=profile,
+        adapted=adapted,
         catalog=profile.serving(catalog),
         ports=profile.ports.shifted(choices.port_offset),
         listen=choices.listen,
@@ -96,6 +99,7 @@ def up(settings: Settings, choices: Choices, console: Console) -> Credentials:
     """Bring everything up and wait until it answers. Does nothing twice. Raises `StartProblem`,
     `DownloadError`, and `PlanRefused` before anything is touched."""
     _check(settings)
+    _tell(settings, console)
     with only_one(settings.home, console):
         previous = remembered(settings.home)
         credentials = load_credentials(settings.home)
@@ -132,6 +136,7 @@ def change(settings: Settings, choices: Choices, canary: CanaryPlan | None, cons
     """Bring a changed configuration into service on what `up` has started; says what a canary showed. Raises as
     `up` does, after going back to what served before."""
     _check(settings)
+    _tell(settings, console)
     with only_one(settings.home, console):
         if not Supervisor(settings).running:
             raise StartProblem("nothing runs here: `bash scripts/up.sh` starts it")
@@ -148,6 +153,14 @@ def _check(settings: Settings) -> None:
     load_routing()
     check_machine(settings.profile.on(None), settings.catalog)
     check_home(settings)
+
+
+def _tell(settings: Settings, console: Console) -> None:
+    if settings.adapted:
+        console.print(
+            f"To fit this machine: {'; '.join(settings.adapted)}. `groupqwen plan --profile "
+            f"{settings.profile.name}` shows it."
+        )
 
 
 def down(settings: Settings, console: Console) -> bool:

@@ -23,15 +23,15 @@ exactly that, whatever has become of its parents."""
 
 @dataclass(frozen=True)
 class Settings:
-    """`listen`: an address
-    beside loopback that the endpoint opens to, or None. `interface`: the address by which other machines of the
-    cluster reach this one. The two URLs are the owner's own servers, or None
-    for embedded ones."""
+    """`adapted`: what had to give in the profile so that it fits this machine. `listen`: an address beside
+    loopback that the endpoint opens to, or None. `interface`: the address by which other machines of the cluster
+    reach this one. The two URLs are the owner's own servers, or None for embedded ones."""
 
     home: Home
     profile: Profile
     ports: Ports
     catalog: Catalog = field(default_factory=load_catalog)
+    adapted: tuple[str, ...] = ()
     listen: str | None = None
     interface: str = LOOPBACK
     redis_url: str | None = None

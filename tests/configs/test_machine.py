@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import psutil
 import pynvml
@@ -53,3 +54,36 @@ def test_a_card_is_asked_of_nvml(monkeypatch: pytest.MonkeyPatch) -> None:
     assert machine.memory_mb("cuda") == machine.gpu_memory_mb() == 24 * 1024
     assert machine.free_gpu_memory_mb() == 10 * 1024
     assert machine.memory_of(psutil.Process())["gpu_memory_mb"] == 2048
+
+
+def test_cores_are_those_that_this_process_may_use(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    counts = {True: 16, False: 8}
+    monkeypatch.setattr(psutil, "cpu_count", lambda logical=True: counts[logical])
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
+    monkeypatch.setattr(machine, "CGROUP", tmp_path)
+    assert machine.cores() == 8
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2})
+    assert machine.cores() == 2, "three threads are one core and a half"
+    (tmp_path / "cpu.max").write_text("50000 100000\n")
+    assert machine.cores() == 1
+    (tmp_path / "cpu.max").write_text("max 100000\n")
+    assert machine.cores() == 2
+    monkeypatch.setattr(psutil, "cpu_count", lambda logical=True: None)
+    assert machine.cores() == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "flags"),
+    [
+        ("processor\t: 0\nflags\t\t: fpu avx2 fma\nbugs\t: x\n\nflags\t: other\n", {"fpu", "avx2", "fma"}),
+        ("processor\t: 0\nFeatures\t: fp asimd asimddp\n", {"fp", "asimd", "asimddp"}),
+        ("", set()),
+    ],
+)
+def test_what_the_cpu_can_do_is_read(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, flags: set[str]
+) -> None:
+    monkeypatch.setattr(machine, "CPU_INFO", tmp_path / "cpuinfo")
+    assert machine.cpu_flags() == frozenset()
+    (tmp_path / "cpuinfo").write_text(text)
+    assert machine.cpu_flags() == flags

@@ -225,6 +225,18 @@ def test_room_is_counted_beside_what_sleep_holds_and_frees() -> None:
     assert node.room_for(swap) == (50, 50), "a holds 10 already"
 
 
+def test_no_more_are_in_memory_than_may_be_however_small_they_are() -> None:
+    node = Residency(100, {name: Footprint(10) for name in "abc"}, POLICY, max_awake=2)
+    bring(node, "a", 0)
+    bring(node, "b", 0)
+    node.used("b", 1)
+    assert bring(node, "c", 100).leaving == ("a",)
+    node.pin("c", True)
+    with pytest.raises(Impossible, match="as many are pinned as may be in memory"):
+        node.pin("b", True)
+    assert bring(node, "a", 200).leaving == ("b",)
+
+
 NAMES = "abcde"
 
 
@@ -238,9 +250,16 @@ class Node(RuleBasedStateMachine):
         loads=st.lists(st.integers(1, 30), min_size=5, max_size=5),
         ttl=st.sampled_from([None, 20.0]),
         pinned=st.booleans(),
+        max_awake=st.sampled_from([None, 2, 3]),
     )
     def start(
-        self, sizes: list[int], asleep: list[int], loads: list[int], ttl: float | None, pinned: bool
+        self,
+        sizes: list[int],
+        asleep: list[int],
+        loads: list[int],
+        ttl: float | None,
+        pinned: bool,
+        max_awake: int | None,
     ) -> None:
         self.now = 0.0
         self.in_flight = dict.fromkeys(NAMES, 0)
@@ -249,7 +268,7 @@ class Node(RuleBasedStateMachine):
             name: Footprint(size, rest, load, pinned and name == "a", ttl)
             for name, size, rest, load in zip(NAMES, sizes, asleep, loads, strict=True)
         }
-        self.node = Residency(120, footprints, POLICY)
+        self.node = Residency(120, footprints, POLICY, max_awake)
 
     @rule(name=st.sampled_from(NAMES))
     def arrives(self, name: str) -> None:
@@ -310,6 +329,7 @@ class Node(RuleBasedStateMachine):
     def within_budget(self) -> None:
         if hasattr(self, "node"):
             assert self.node.used_mb <= self.node.budget_mb
+            assert self.node.awake <= self.node.max_awake
             assert len(self._in_state(State.LOADING)) <= 1
 
     @invariant()
