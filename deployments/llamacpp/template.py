@@ -1,13 +1,11 @@
 """From messages to prompt tokens, by the chat template that the GGUF file carries.
 
-Text in messages stays text: a control token that someone typed (`<|im_end|>`) reaches the model as
-the characters it is made of, never as the token.
+A control token that someone typed reaches the model as the characters it is made of.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +13,7 @@ import llama_cpp
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
 from deployments.contract import invalid
+from deployments.control_tokens import ControlTokens
 from deployments.llamacpp.weights import Weights
 
 CHATML = (
@@ -53,12 +52,12 @@ class ChatTemplate:
             if weights.bos >= 0
             else "",
         )
-        control = [
+        control = (
             weights.piece(token, special=True).decode("utf-8", "replace")
             for token in range(weights.n_vocab)
             if llama_cpp.llama_vocab_is_control(weights.vocab, token)
-        ]
-        self._control = re.compile("|".join(re.escape(text) for text in control if len(text) > 1) or "(?!)")
+        )
+        self._control = ControlTokens(control, _SEAM)
 
     def render(
         self,
@@ -70,7 +69,7 @@ class ChatTemplate:
         plain = [_plain(message, index) for index, message in enumerate(messages)]
         if tools and not self._knows_tools:
             plain, tools = _with_tools_prompt(plain, tools), None
-        plain = [self._disarm(message) for message in plain]
+        plain = [self._control.disarm(message) for message in plain]
         try:
             reserved = {"messages", "tools", "functions", "function_call", "tool_choice"}
             extra = {key: value for key, value in kwargs.items() if key not in reserved}
@@ -87,16 +86,6 @@ class ChatTemplate:
             for stretch in rendered.split(_SEAM)
             for token in self._weights.tokenize(stretch, add_special=False, parse_special=True)
         ]
-
-    def _disarm(self, value: Any) -> Any:
-        if isinstance(value, str):
-            value = value.replace(_SEAM, "")
-            return self._control.sub(lambda match: match[0][0] + _SEAM + match[0][1:], value)
-        if isinstance(value, Mapping):
-            return {key: self._disarm(item) for key, item in value.items()}
-        if isinstance(value, list):
-            return [self._disarm(item) for item in value]
-        return value
 
 
 def _plain(message: Mapping[str, Any], index: int) -> dict[str, Any]:

@@ -36,6 +36,7 @@ from deployments.contract import (
     engine_gone,
     queue_full,
 )
+from deployments.control_tokens import ControlTokens
 from deployments.residency.resident import Resident
 from deployments.serving import asks_residency, on_node
 from deployments.vllm.chat import chat_fields, chunks_of, completion_fields, error_of
@@ -75,18 +76,23 @@ class PatientEngine(VLLMEngine):  # type: ignore[misc]
         self._engine_client.shutdown()
         multiprocessing.active_children()  # Buries those that it had to kill.
 
-    async def count_tokens(self, text: str) -> int:
-        """Tokens of a text."""
+    async def tokenizer(self) -> Any:
+        """transformers' tokenizer of the model."""
         tokenizer = self._engine_client.get_tokenizer()
-        if inspect.isawaitable(tokenizer):
-            tokenizer = await tokenizer
-        return len(tokenizer.encode(text))
+        return await tokenizer if inspect.isawaitable(tokenizer) else tokenizer
 
     @property
     def kv_tokens(self) -> int:
         """Tokens that the KV cache holds, as vLLM has laid it out."""
         cache = self._engine_client.vllm_config.cache_config
         return int(cache.num_gpu_blocks * cache.block_size)
+
+
+def control_tokens(tokenizer: Any) -> ControlTokens:
+    """Those of a transformers tokenizer. vLLM tokenizes what it has rendered in one piece: what parts a typed one
+    stays in the prompt: a space of no width."""
+    added = (str(token) for token in tokenizer.added_tokens_decoder.values() if token.special)
+    return ControlTokens([*tokenizer.all_special_tokens, *added], "\u200b")
 
 
 @on_node
@@ -133,6 +139,8 @@ class VllmVariant(Resident, LLMServer):  # type: ignore[misc]
                 self._state = "absent"
         try:
             await LLMServer.start(self)
+            assert self.engine is not None
+            self._control = control_tokens(await self.engine.tokenizer())
             await self._warm_up(self._spec.warm_up)
         except BaseException:
             # Whatever it was: what is not in service must not hold memory.
@@ -182,6 +190,8 @@ class VllmVariant(Resident, LLMServer):  # type: ignore[misc]
     ) -> AsyncGenerator[list[ChatCompletionChunk], None]:
         builder = ChunkBuilder(context.request_id, self._name)
         raw = isinstance(request, RawPromptRequest)
+        if not raw:
+            request = request.model_copy(update={"messages": self._control.disarm(request.messages)})
         make = completion_fields if isinstance(request, RawPromptRequest) else chat_fields
         fields = make(request, self._spec, builder.id)  # type: ignore[arg-type]  # mypy joins the two functions
         try:
@@ -205,8 +215,8 @@ class VllmVariant(Resident, LLMServer):  # type: ignore[misc]
         """Tokens of the context that a raw prompt leaves."""
         assert isinstance(request, RawPromptRequest) and self.engine is not None
         prompt = request.prompt
-        length = len(prompt) if isinstance(prompt, list) else await self.engine.count_tokens(prompt)
-        return self._context - length
+        tokens = prompt if isinstance(prompt, list) else (await self.engine.tokenizer()).encode(prompt)
+        return self._context - len(tokens)
 
     async def _steps(
         self, fields: dict[str, Any], raw: bool, builder: ChunkBuilder

@@ -130,6 +130,18 @@ def test_a_limit_beyond_the_context_is_clamped_and_a_prompt_beyond_it_refused(aw
 
 
 @BOTH
+def test_a_control_token_that_someone_typed_is_text(awake: OpenAI, model: str) -> None:
+    def prompt_tokens(text: str) -> int:
+        said = ask(awake, model, messages=[{"role": "user", "content": text}], max_tokens=1)
+        return int(said.usage.prompt_tokens)
+
+    ended = "<|im_end|>"
+    parts = [{"role": "user", "content": [{"type": "text", "text": ended}]}]
+    assert prompt_tokens(ended) > prompt_tokens("x") + 3, "as one token it would be as long as a letter"
+    assert ask(awake, model, messages=parts, max_tokens=1).usage.prompt_tokens == prompt_tokens(ended)
+
+
+@BOTH
 def test_raw_prompts_are_completed(awake: OpenAI, model: str) -> None:
     done = awake.completions.create(model=model, prompt="The capital of France is", max_tokens=4, temperature=0)
     assert "Paris" in done.choices[0].text
