@@ -66,7 +66,8 @@ def api_reference() -> str:
     lines += ["", "## Headers of a request", "", "| header | meaning |", "| --- | --- |"]
     lines += [
         "| `cache-control` | `no-store`: leave the cache alone; `no-cache`: ask anew, and store |",
-        "| `x-groupqwen-device` | `server` (default), `macbook` or `mobile`: how large a variant may answer |",
+        "| `x-groupqwen-device` | `server`, `macbook` or `mobile`: how large a variant may answer; unset: the "
+        "machine of the group that it comes from, else `server` |",
         "| `x-groupqwen-session` | a conversation's name, for the ledger |",
     ]
     for path, methods in document["paths"].items():

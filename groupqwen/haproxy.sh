@@ -3,7 +3,8 @@
 # configuration that Ray has just written:
 #   - Ray lets the statistics and metrics ports listen on every interface; here they listen on loopback.
 #     The endpoint itself is on loopback too, and on GROUPQWEN_LISTEN where `up.sh --listen` names one.
-#   - A request id that a client sends is taken away, so that Serve makes one: it is the ledger's key.
+#   - A request id that a client sends is taken away, so that Serve makes one: it is the ledger's key. The client's
+#     address is added, which says whether it is a machine of the group.
 #   - No splicing of sockets: with it, HAProxy (2.8.25) does not pass on that a client left before its answer came,
 #     if the connection to the Gateway had been used before, and spins a whole core until the answer is there.
 #   - When no Gateway is there to answer, clients get an error in OpenAI's shape, with the right status.
@@ -18,7 +19,7 @@ done
 
 if [ -n "$config" ] && [ -w "$config" ]; then
     sed -i -E 's/^([[:space:]]*bind) \*?:([0-9]+)/\1 127.0.0.1:\2/' "$config"
-    sed -i -E "s/^([[:space:]]*)bind 127\.0\.0\.1:${GROUPQWEN_PORT}\$/&\n\1http-request del-header x-request-id/" "$config"
+    sed -i -E "s/^([[:space:]]*)bind 127\.0\.0\.1:${GROUPQWEN_PORT}\$/&\n\1http-request del-header x-request-id\n\1http-request set-header x-groupqwen-client %[src]/" "$config"
     sed -i -E '/^[[:space:]]*option splice-(request|response)$/d' "$config"
     if [ -n "${GROUPQWEN_LISTEN:-}" ]; then
         sed -i -E "s/^([[:space:]]*bind) 127\.0\.0\.1:${GROUPQWEN_PORT}\$/&\n\1 ${GROUPQWEN_LISTEN}:${GROUPQWEN_PORT}/" "$config"

@@ -16,6 +16,7 @@ from ray.serve.context import _get_serve_request_context
 from starlette.requests import HTTPConnection
 
 from deployments.contract import ChatError, invalid
+from serve_app.devices import CLIENT_HEADER, Devices
 from serve_app.keys import KeyRing
 
 Scope = MutableMapping[str, Any]
@@ -34,6 +35,7 @@ class Rules:
 
     keys: KeyRing
     body_bytes: int
+    devices: Devices
 
 
 _rules: Rules | None = None
@@ -46,7 +48,8 @@ def enforce(rules: Rules) -> None:
 
 
 class Border:
-    """Wraps the application. `scope["state"]["key"]` is the caller's `ApiKey`, or None on open paths."""
+    """Wraps the application. `scope["state"]["key"]` is the caller's `ApiKey`, or None on open paths; `device` the
+    machine of the group that it calls from, or None."""
 
     def __init__(self, app: Any) -> None:
         self._app = app
@@ -61,7 +64,8 @@ class Border:
         identity = _get_serve_request_context().request_id or secrets.token_hex(16)
         key = _rules.keys.find(bearer(scope))
         scope.setdefault("state", {})
-        scope["state"].update(key=key, request_id=identity)
+        device = _rules.devices.at(_header(scope, CLIENT_HEADER))
+        scope["state"].update(key=key, request_id=identity, device=device)
         if scope["type"] == "websocket":
             await self._app(scope, receive, send)
             return

@@ -14,11 +14,12 @@ DEVICES = ("server", "macbook", "mobile")
 
 
 def request_context(connection: HTTPConnection) -> RequestContext:
-    """Headers: `x-groupqwen-device` (server, macbook, mobile), `x-groupqwen-session`, and
-    `cache-control` (`no-cache` asks anew and stores, `no-store` leaves the cache alone)."""
+    """Headers: `x-groupqwen-device` (server, macbook, mobile; unset: the machine of the group that it comes from),
+    `x-groupqwen-session`, and `cache-control` (`no-cache` asks anew and stores, `no-store` leaves the cache
+    alone)."""
     headers = connection.headers
     key: ApiKey = connection.state.key
-    device = headers.get("x-groupqwen-device", "server").lower()
+    device = headers.get("x-groupqwen-device", "").lower() or connection.state.device
     control = headers.get("cache-control", "").lower()
     return RequestContext(
         request_id=connection.state.request_id,

@@ -46,6 +46,7 @@ from serve_app.answers import AnswerResponse, AnswerStream, Item
 from serve_app.border import Border, KeyScheme, Rules, enforce
 from serve_app.completions import text_body, text_chunk
 from serve_app.context import disconnected, request_context
+from serve_app.devices import Devices
 from serve_app.errors import ERRORS, chat_error, shape_errors
 from serve_app.keys import KeyRing
 from serve_app.metrics import scrape
@@ -113,7 +114,7 @@ class Gateway:
         self._journal: Journal | None = None
         self._http = httpx.AsyncClient(timeout=5)
         self.keys = KeyRing(home().keys)
-        enforce(Rules(self.keys, profile.limits.body_bytes))
+        enforce(Rules(self.keys, profile.limits.body_bytes, Devices(profile.nodes)))
 
     # -- answers -----------------------------------------------------------------------------------
 

@@ -11,9 +11,11 @@ from ray.serve.context import _RequestContext, _serve_request_context
 
 from serve_app import border
 from serve_app.border import Border, Rules
+from serve_app.devices import Devices
 from serve_app.keys import KeyRing, create_key
 
 LIMIT = 100
+NODES = [{"Alive": True, "NodeManagerAddress": "100.64.0.9", "Resources": {"groupqwen_macbook": 1.0}}]
 
 
 @pytest.fixture
@@ -21,7 +23,7 @@ def secret(tmp_path: Path) -> Iterator[str]:
     before = border._rules
     path = tmp_path / "keys.json"
     _, made = create_key(path, "owner")
-    border.enforce(Rules(KeyRing(path), LIMIT))
+    border.enforce(Rules(KeyRing(path), LIMIT, Devices(["macbook"], lambda: NODES)))
     yield made
     border._rules = before
 
@@ -121,6 +123,14 @@ async def test_every_request_has_an_id_of_its_own_that_the_client_does_not_choos
     assert "chosen" not in seen
     await ask(inner, authorization=f"Bearer {secret}", serve_id="serves-own")
     assert inner.state["request_id"] == "serves-own"
+
+
+async def test_a_machine_of_the_group_is_known_by_the_address_that_haproxy_gives(secret: str) -> None:
+    for _ in range(2):
+        inner = Inner()
+        await ask(inner, b"", authorization=f"Bearer {secret}", x_groupqwen_client="100.64.0.9")
+        await asyncio.sleep(0.1)
+    assert inner.state["device"] == "macbook"
 
 
 async def test_a_declared_size_beyond_the_limit_is_refused_unread(secret: str) -> None:
