@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
+from ray.exceptions import RayActorError
 from ray.serve import metrics
 from ray.serve.handle import DeploymentHandle
 
@@ -65,6 +66,14 @@ class ResidencyKeeper:
             "groupqwen_residency_swaps", "Variants brought in or sent out.", ("variant", "kind")
         )
         self._used = metrics.Gauge("groupqwen_residency_used_mb", "Declared memory of what is in, MiB.")
+        self._states = metrics.Gauge(
+            "groupqwen_residency_state", "1 for the state that a variant is in.", ("variant", "state")
+        )
+        self._measured = metrics.Gauge(
+            "groupqwen_residency_measured_mb",
+            "Memory that a variant's process takes, MiB: of the machine, of the card.",
+            ("variant", "memory"),
+        )
         self._running = asyncio.get_running_loop().create_task(self._run())
 
     # -- asked from outside --------------------------------------------------------------------------
@@ -108,6 +117,7 @@ class ResidencyKeeper:
             raise ChatError(
                 str(impossible), status=409, kind="invalid_request_error", code="no_room", param="pinned"
             ) from impossible
+        self._variants[name].pin.remote(pinned)  # If it does not hear this, it is told again at the next look.
         return self.about(name)
 
     def about(self, name: str) -> dict[str, Any]:
@@ -135,7 +145,14 @@ class ResidencyKeeper:
             except Exception:
                 logger.exception("residency: a round failed")
                 self._node.abandon(time.monotonic())
-            self._used.set(self._node.used_mb)
+            self._report()
+
+    def _report(self) -> None:
+        self._used.set(self._node.used_mb)
+        for name in self._variants:
+            now = self._node.state(name)
+            for state in State:
+                self._states.set(int(state is now), {"variant": name, "state": state.value})
 
     @property
     def _knows_all(self) -> bool:
@@ -162,7 +179,11 @@ class ResidencyKeeper:
         for name, status in zip(self._variants, statuses, strict=True):
             if status is None:
                 continue  # Busy, or being restarted: it says so itself once it is back.
+            self._agree_on_pin(name, status["pinned"])
             self._heard.add(name)
+            for memory, measured in (("machine", "memory_mb"), ("card", "gpu_memory_mb")):
+                if measured in status:
+                    self._measured.set(status[measured], {"variant": name, "memory": memory})
             asked, before = status["asked"], self._asked.get(name, 0)
             if asked > before:
                 self._node.used(name, now, asked - before)
@@ -171,6 +192,17 @@ class ResidencyKeeper:
             self._believe(name, status["state"], now)
             if not status["at_the_gate"] and not self._loads[name]:
                 self._node.given_up(name)
+
+    def _agree_on_pin(self, name: str, told: bool) -> None:
+        """The variants keep their pins for a Residency that is restarted, and it for a variant that is."""
+        known = self._node.is_pinned(name)
+        if told == known:
+            return
+        if name in self._heard:
+            self._variants[name].pin.remote(known)
+            return
+        with suppress(Impossible):  # The budget may have become smaller in between.
+            self._node.pin(name, told)
 
     def _believe(self, name: str, said: str, now: float) -> None:
         """What a variant says of itself holds. (No swap is under way when this is asked.)"""
@@ -221,11 +253,24 @@ class ResidencyKeeper:
         try:
             await self._variants[name].unload.remote(asleep)
         except Exception as error:
-            # Mostly because it has died. If it has not, the next look finds it awake.
             logger.warning("residency: %s did not leave in order: %r", name, error)
-            asleep = False
+            # Dead, it holds nothing; alive, it may hold its memory until Serve has replaced it.
+            asleep = not isinstance(error, RayActorError) and await self._until_it_left(name)
         self._node.gone(name, time.monotonic(), asleep=asleep)
         self._swaps.inc(tags={"variant": name, "kind": "out"})
+
+    async def _until_it_left(self, name: str) -> bool:
+        """Wait for a variant to say that it is out; whether it is asleep. Raises `RuntimeError` where it stays."""
+        until = time.monotonic() + LOAD_SECONDS
+        while time.monotonic() < until:
+            status = await self._status(name)
+            said = "" if status is None else status["state"]
+            if said in ("absent", "asleep"):
+                return bool(said == "asleep")
+            if said == "awake":
+                break
+            await asyncio.sleep(WATCH_SECONDS)
+        raise RuntimeError(f"{name} has not left")
 
     def _objection(self, swap: Swap) -> str | None:
         """Whether others have taken the memory that the budget speaks of."""

@@ -39,6 +39,7 @@ class Resident(ABC):
         self._most_waiting = served.parallel + served.max_queue
         self._state = "absent"
         self._broken = False
+        self._pinned = False
         self._coming: asyncio.Task[None] | None = None
         self._lock = asyncio.Lock()
 
@@ -157,6 +158,10 @@ class Resident(ABC):
         if self._broken:
             raise RuntimeError(f"{self._name} could not leave memory")
 
+    async def pin(self, pinned: bool) -> None:
+        """Residency's word, which this remembers for it."""
+        self._pinned = pinned
+
     async def fail(self, reason: str) -> None:
         """Residency's word: it cannot be loaded. Who waits is told."""
         self._gate.fail(reason)
@@ -170,5 +175,6 @@ class Resident(ABC):
             **engine,
             "waiting": engine["waiting"] + self._gate.waiting,
             "at_the_gate": self._gate.waiting,
+            "pinned": self._pinned,
             "asked": self._gate.passed + self._gate.waiting,
         }

@@ -135,9 +135,13 @@ def test_who_waits_too_long_is_answered_by_the_best_that_is_awake(small_budget: 
 
 def test_it_survives_the_death_of_residency_and_of_a_variant(small_budget: Stack) -> None:
     assert small_budget.ask("Hi", model=LARGE, max_tokens=2).json()["metadata"]["variant"] == LARGE
+    assert small_budget.post(f"/models/{SMALL}/pin", {"pinned": True}).status_code == 200
     small_budget.replica("Residency").kill()
     answer = small_budget.ask("Hi", model=MIDDLE, max_tokens=2)
     assert answer.json()["metadata"]["variant"] == MIDDLE, answer.text
+    too_much = small_budget.post(f"/models/{LARGE}/pin", {"pinned": True})
+    assert too_much.status_code == 409, "the other pin was forgotten"
+    assert small_budget.post(f"/models/{SMALL}/pin", {"pinned": False}).status_code == 200
     small_budget.replica(MIDDLE).kill()
     wait_for(lambda: small_budget.health() == "ok", 90, "the variant was not restarted")
 
