@@ -18,6 +18,7 @@ from pathlib import Path
 
 from rich.progress import track
 
+from benchmarks.live_residency import play, report
 from benchmarks.load import median, percentile
 from benchmarks.machine import console, show
 from configs.catalog import load_catalog
@@ -28,9 +29,8 @@ from deployments.contract import ChatRequest
 from deployments.llamacpp.chat import LlamaCppChat
 from deployments.llamacpp.deployment import chat_options
 from deployments.residency.machine import Footprint, Policy, Residency, State
-from serve_app.app import footprint
 
-ROOT = Path(__file__).parent.parent
+ONE_OF_THREE = Path(__file__).parent.parent / "tests" / "profiles" / "one-of-three.yaml"
 REQUESTS = 300
 CLIENTS = 8
 SEEDS = 10
@@ -123,7 +123,7 @@ class Simulation:
         heapq.heappush(self._events, (self._now + seconds, next(self._numbers), event))
 
     def _tick(self, requests: Iterator[str]) -> None:
-        if any(self._waiting.values()) or sum(self._running.values()):
+        if any(self._waiting.values()) or any(self._running.values()):
             self._later(TICK, lambda: self._tick(requests))
 
     def _ask(self, requests: Iterator[str]) -> None:
@@ -215,8 +215,7 @@ def estimated(plan: Plan) -> dict[str, Times]:
 def compare(plan: Plan, times: Mapping[str, Times], title: str) -> None:
     """All policies on the same traces; medians over the seeds, and the worst seed's loads."""
     swapped = [row for row in plan.rows if not row.resident]
-    footprints = {row.variant: footprint(row, plan.profile.variants[row.variant]) for row in swapped}
-    footprints = {name: Footprint(fp.awake_mb, load_seconds=times[name].load) for name, fp in footprints.items()}
+    footprints = {row.variant: Footprint(row.total_mb, load_seconds=times[row.variant].load) for row in swapped}
     # The smallest is asked most, as a router would have it.
     names = sorted(footprints, key=lambda name: footprints[name].awake_mb)
     rows = []
@@ -239,10 +238,10 @@ def compare(plan: Plan, times: Mapping[str, Times], title: str) -> None:
     show(title, ["policy", "loads", "worst seed", "wait p50, s", "wait p95, s", "whole trace, s"], rows)
 
 
-def main() -> None:
+def main(live: bool) -> None:
     """Measure and print."""
     catalog = load_catalog()
-    small = lay_out(load_profile(str(ROOT / "tests" / "profiles" / "one-of-three.yaml"), catalog), catalog, 1)
+    small = lay_out(load_profile(str(ONE_OF_THREE), catalog), catalog, 1)
     times = measured(small)
     show(
         "Measured on this machine",
@@ -252,3 +251,6 @@ def main() -> None:
     compare(small, times, f"{REQUESTS} requests, {CLIENTS} clients, {SEEDS} traces: one of three at a time")
     card = lay_out(load_profile("rtx5090", catalog), catalog, 1)
     compare(card, estimated(card), "The same on the plan of rtx5090, with guessed times")
+    if live:
+        names = sorted(small.profile.variants, key=lambda name: catalog.variant(name).memory_mb)
+        report(play(ONE_OF_THREE, zipf(names, 0), CLIENTS), small.budget_mb)

@@ -50,11 +50,13 @@ def overhead(
 
 
 @app.command()
-def residency() -> None:
+def residency(
+    live: Annotated[bool, typer.Option(help="Play the trace on a real group too, started for it.")] = True,
+) -> None:
     """How often variants are reloaded and how long requests wait, beside least-recently-used and a fixed TTL."""
     from benchmarks.residency import main
 
-    main()
+    main(live)
 
 
 if __name__ == "__main__":
