@@ -42,14 +42,14 @@ class Seen:
 
 
 @contextmanager
-def group(profile: Path) -> Iterator[tuple[Settings, Credentials]]:
+def group(profile: str) -> Iterator[tuple[Settings, Credentials]]:
     """A group with this profile, on ports and in a home of its own; the weights are those of the usual home."""
     with tempfile.TemporaryDirectory(prefix="groupqwen-") as folder:
         own = Home(Path(folder))
         own.make()
         own.models.rmdir()
         own.models.symlink_to(home().models)
-        choices = Choices(profile=str(profile), port_offset=PORT_OFFSET)
+        choices = Choices(profile=profile, port_offset=PORT_OFFSET)
         settings = settings_for(own, choices)
         try:
             yield settings, up(settings, choices, console)
@@ -57,7 +57,7 @@ def group(profile: Path) -> Iterator[tuple[Settings, Credentials]]:
             down(settings, console)
 
 
-def play(profile: Path, trace: Sequence[str], clients: int) -> Seen:
+def play(profile: str, trace: Sequence[str], clients: int) -> Seen:
     """Ask for each variant of the trace, `clients` at a time, and watch."""
     with group(profile) as (settings, credentials):
         target = Target("GroupQwen", settings.endpoint, "", credentials.api_key, {"cache-control": "no-store"})

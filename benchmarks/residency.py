@@ -253,4 +253,4 @@ def main(live: bool) -> None:
     compare(card, estimated(card), "The same on the plan of rtx5090, with guessed times")
     if live:
         names = sorted(small.profile.variants, key=lambda name: catalog.variant(name).memory_mb)
-        report(play(ONE_OF_THREE, zipf(names, 0), CLIENTS), small.budget_mb)
+        report(play(str(ONE_OF_THREE), zipf(names, 0), CLIENTS), small.budget_mb)

@@ -59,5 +59,19 @@ def residency(
     main(live)
 
 
+@app.command()
+def swaps(
+    profile: Annotated[
+        str,
+        typer.Option(help="A profile with variants that are swapped, by name or as a path; `rtx5090` on a card."),
+    ] = "tests/profiles/one-of-three.yaml",
+    rounds: Annotated[int, typer.Option(help="Times that each goes out and comes back.")] = 5,
+) -> None:
+    """Seconds and memory of bringing variants in and sending them out: vLLM's sleep and wake on a card."""
+    from benchmarks.swaps import main
+
+    main(profile, rounds)
+
+
 if __name__ == "__main__":
     app()
