@@ -41,7 +41,7 @@ from deployments.residency import RESIDENCY
 from deployments.residency.machine import State
 from deployments.router.decision import Routed
 from deployments.serving import deployment, variant_of
-from serve_app import answers
+from serve_app import answers, embeddings
 from serve_app.answers import AnswerResponse, AnswerStream, Item
 from serve_app.border import Border, KeyScheme, Rules, enforce
 from serve_app.completions import text_body, text_chunk
@@ -55,9 +55,7 @@ from serve_app.schemas import (
     ChatAnswer,
     Cleared,
     EmbeddingAnswer,
-    EmbeddingItem,
     EmbeddingRequest,
-    EmbeddingUsage,
     Health,
     Model,
     ModelList,
@@ -65,7 +63,6 @@ from serve_app.schemas import (
     Residence,
     Rollout,
     TextAnswer,
-    base64_floats,
 )
 from serve_app.websocket import serve_socket
 
@@ -293,33 +290,9 @@ class Gateway:
     async def embeddings(self, body: EmbeddingRequest) -> EmbeddingAnswer:
         """Sentence embeddings by the profile's embedder."""
         name = self._profile.embedder
-        if body.model not in (None, name, "auto") and not body.model.startswith("text-embedding-"):
-            raise ChatError(
-                f"The embedding model {body.model!r} does not exist here; there is {name}.",
-                status=404,
-                kind="not_found_error",
-                code="model_not_found",
-                param="model",
-            )
-        texts = [body.input] if isinstance(body.input, str) else body.input
-        if not texts or len(texts) > self._limits.embedding_inputs:
-            raise invalid(f"input must hold 1 to {self._limits.embedding_inputs} texts", param="input")
-        if not all(isinstance(text, str) for text in texts):
-            raise invalid(
-                "input holds token ids, which are another model's. Send text (in LangChain: "
-                "check_embedding_ctx_length=False).",
-                param="input",
-            )
-        dimensions = self._catalog.embedders[name].dimensions
-        if body.dimensions not in (None, dimensions):
-            raise invalid(f"{name} has {dimensions} dimensions", param="dimensions")
+        texts = embeddings.texts_of(body, name, self._catalog.embedders[name].dimensions, self._limits)
         vectors, tokens = await self._ask(self._cache.embed.remote(texts), "cache")
-        data = [
-            EmbeddingItem(index=i, embedding=base64_floats(vector) if body.encoding_format == "base64" else vector)
-            for i, vector in enumerate(vectors)
-        ]
-        usage = EmbeddingUsage(prompt_tokens=tokens, total_tokens=tokens)
-        return EmbeddingAnswer(data=data, model=name, usage=usage)
+        return embeddings.answer(body, name, vectors, tokens)
 
     # -- what there is and how it is -----------------------------------------------------------------
 

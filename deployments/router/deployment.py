@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import collections
 import logging
-import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -13,14 +12,12 @@ from typing import Any
 
 from openai.types.chat import ChatCompletionChunk
 from ray.exceptions import RayActorError, RayTaskError
-from ray.serve.exceptions import BackPressureError, RayServeException
+from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 from ray.serve.metrics import Counter, Histogram
 
 from configs.catalog import Catalog
 from configs.home import home
-from configs.placement import application_of
-from configs.planner import row_of
 from configs.profile import Profile
 from configs.routing import Routing
 from deployments.cache.answer import CachedAnswer, Lookup
@@ -34,23 +31,16 @@ from deployments.contract import (
     ChatError,
     ChatRequest,
     RequestContext,
-    engine_gone,
-    node_away,
-    queue_full,
 )
 from deployments.ledger.journal import Journal
 from deployments.ledger.record import Progress, QueryRecord
-from deployments.router.canary import CANARY, Canary, CanaryRules
+from deployments.router.canary import CanaryRules
 from deployments.router.decision import Routed, RouteDecision
-from deployments.router.nodes import NodeGone, Nodes
 from deployments.router.rules import AUTO, Rules, resolve_model
-from deployments.serving import deployment, variant_of
+from deployments.router.variants import Variants
+from deployments.serving import deployment
 
 logger = logging.getLogger("ray.serve")
-
-STATUS_SECONDS = 2.0
-CANARY_SECONDS = 30.0
-"""So long a canary may take to its first token; then the old version is asked."""
 
 LATENCY_BUCKETS = [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300]
 
@@ -86,16 +76,7 @@ class Router:
         # Handles to methods are made once: making one costs as much as using it.
         self._find_similar, self._store = cache.find_similar, cache.store
         self._classify = classifier.classify
-        on_nodes = {
-            name: variant_of(application_of(served.node), name)
-            for name, served in profile.variants.items()
-            if served.node is not None
-        }
-        everywhere = {**variants, **on_nodes}
-        self._statuses = {name: handle.status for name, handle in everywhere.items()}
-        self._chats = {name: handle.options(stream=True).chat for name, handle in everywhere.items()}
-        self._nodes = Nodes({name: handle.status.remote for name, handle in on_nodes.items()})
-        self._watching = asyncio.get_running_loop().create_task(self._nodes.watch()) if on_nodes else None
+        self._variants = Variants(profile, catalog, variants)
         self._exact = ExactCache(connect(redis_url))
         self._outcomes: collections.Counter[str] = collections.Counter()
         self._tokens_saved = 0
@@ -113,18 +94,14 @@ class Router:
     async def reconfigure(self, config: Mapping[str, Any]) -> None:
         """Rules from `user_config`: at the start, and anew without a restart. (Handles want an event loop.)"""
         routing = Routing.model_validate(config["routing"])
-        self._rules = Rules(self._profile, self._catalog, routing, self._nodes.away)
+        self._rules = Rules(self._profile, self._catalog, routing, self._variants.away)
         tried = config.get("canary")
-        self._canary = None if tried is None else Canary(CanaryRules.model_validate(tried))
-        self._canaries = (
-            {name: variant_of(CANARY, name).options(stream=True).chat for name in self._canary.rules.variants}
-            if self._canary
-            else {}
-        )
+        self._variants.try_out(None if tried is None else CanaryRules.model_validate(tried))
 
     async def canary(self) -> dict[str, Any] | None:
         """How the canary does, or None where there is none."""
-        return self._canary.report() if self._canary else None
+        canary = self._variants.canary
+        return canary.report() if canary else None
 
     async def chat(self, request: ChatRequest, context: RequestContext) -> AsyncIterator[list[Item]]:
         """Route one request: first a `Routed`, then the answer's chunks, in lists of what is there at once.
@@ -210,7 +187,7 @@ class Router:
         self, variant: str, request: ChatRequest, context: RequestContext
     ) -> AsyncIterator[_Started]:
         """Ask a variant, and stop it when this is left."""
-        async with aclosing(self._generate(variant, request, context)) as steps:
+        async with aclosing(self._variants.generate(variant, request, context)) as steps:
             first = asyncio.ensure_future(anext(steps))
             try:
                 await asyncio.sleep(0)  # The variant's request goes out before anything else that is asked now.
@@ -225,8 +202,8 @@ class Router:
         """What replaces a decision whose variant was not ready in time. Raises `error` where nothing does."""
         if error.code not in INSTEAD:
             raise error
-        states = await asyncio.gather(*(self._status_of(name) for name in self._statuses))
-        awake = [name for name, status in zip(self._statuses, states, strict=True) if status["state"] == "awake"]
+        statuses = await self._variants.statuses()
+        awake = [name for name, status in statuses.items() if status["state"] == "awake"]
         instead = self._rules.fall_back(decision, request, found, awake, INSTEAD[error.code])
         if instead is None:
             raise error
@@ -242,84 +219,6 @@ class Router:
             except (RayActorError, RayTaskError, RayServeException):
                 logger.warning("the Classifier did not answer; the rules are applied here")
         return classify(request.messages, self._rules.routing)
-
-    async def _generate(
-        self, variant: str, request: ChatRequest, context: RequestContext
-    ) -> AsyncGenerator[list[ChatCompletionChunk], None]:
-        """The variant's chunks, or its canary's, whose failure before the first of them nobody notices."""
-        canary = self._canary
-        if canary is not None and canary.takes(variant, context.request_id):
-            begun, refusal = False, None
-            try:
-                async with aclosing(self._ask(self._canaries[variant], variant, request, context)) as steps:
-                    # A canary that is gone would be waited for as long as the request lasts.
-                    chunks = await asyncio.wait_for(anext(steps), CANARY_SECONDS)
-                    begun = True
-                    yield chunks
-                    async for chunks in steps:
-                        yield chunks
-                canary.ended("answered")
-                return
-            except (TimeoutError, StopAsyncIteration):
-                refusal = engine_gone(variant)
-            except ChatError as error:
-                if begun:
-                    canary.ended("failed")
-                    raise
-                refusal = error
-            # The old version has the last word. What it refuses too is the client's mistake, and a full queue is
-            # nobody's; all else is the canary's failure.
-            async with aclosing(self._ask(self._chats[variant], variant, request, context)) as steps:
-                async for chunks in steps:
-                    if refusal is not None and refusal.status != 429:
-                        canary.ended("failed")
-                        logger.warning("the canary of %s failed: %s", variant, refusal.message)
-                    refusal = None
-                    yield chunks
-            return
-        async with aclosing(self._ask(self._chats[variant], variant, request, context)) as steps:
-            if variant in self._nodes and not request.stream:
-                # Who waits for the whole answer has heard nothing until then: if its machine leaves meanwhile,
-                # another variant can give it.
-                yield [chunk async for chunks in steps for chunk in chunks]
-                return
-            async for chunks in steps:
-                yield chunks
-
-    async def _ask(
-        self, chat: Any, variant: str, request: ChatRequest, context: RequestContext
-    ) -> AsyncGenerator[list[ChatCompletionChunk], None]:
-        """The chunks of a handle's `chat`, failures in the contract's terms; closing it cancels the variant."""
-        stream = chat.remote(request, context)
-        steps: Any = self._nodes.until_gone(variant, stream) if variant in self._nodes else stream
-        finished = False
-        try:
-            async for chunks in steps:
-                yield chunks
-            finished = True
-        except RayTaskError as error:
-            finished = True
-            if isinstance(error.cause, ChatError):
-                raise error.cause from None
-            logger.exception("variant %s failed", variant)
-            raise engine_gone(variant) from error
-        except BackPressureError as error:
-            raise queue_full(2.0) from error
-        except (RayActorError, RayServeException) as error:
-            finished = True
-            raise self._gone(variant) from error
-        except NodeGone as error:
-            raise self._gone(variant) from error
-        finally:
-            if not finished:
-                stream.cancel()
-
-    def _gone(self, variant: str) -> ChatError:
-        if variant not in self._nodes:
-            return engine_gone(variant)
-        # Its other requests need not find out by themselves.
-        self._nodes.leaves(variant)
-        return node_away(variant, str(self._profile.variants[variant].node))
 
     async def _similar(self, lookup: Lookup) -> Lookup:
         """The second half of a lookup, for requests that a similar question's answer may serve. A cache that is
@@ -374,36 +273,7 @@ class Router:
 
     async def models(self) -> list[dict[str, Any]]:
         """What each variant is and does, for `/v1/models`."""
-        names = list(self._statuses)
-        live = await asyncio.gather(*(self._status_of(name) for name in names))
-        return [self._model(name, status) for name, status in zip(names, live, strict=True)]
-
-    async def _status_of(self, name: str) -> dict[str, Any]:
-        if name in self._nodes.away:
-            return {"state": "away"}
-        try:
-            status: dict[str, Any] = await asyncio.wait_for(self._statuses[name].remote(), STATUS_SECONDS)
-            return status
-        except (TimeoutError, RayActorError, RayTaskError, RayServeException):
-            return {"state": "unavailable"}
-
-    def _model(self, name: str, status: dict[str, Any]) -> dict[str, Any]:
-        spec, served = self._catalog.variants[name], self._profile.variants[name]
-        return {
-            "id": name,
-            "object": "model",
-            "created": _STARTED,
-            "owned_by": "groupqwen",
-            "title": spec.title,
-            "engine": spec.engine,
-            "quantization": spec.quantization,
-            "context": served.context,
-            "capabilities": sorted(spec.capabilities),
-            "node": served.node or "head",
-            "roles": [role for role, variant in self._profile.roles.items() if variant == name],
-            "declared_memory_mb": row_of(name, spec, served).total_mb,
-            "status": status,
-        }
+        return await self._variants.models()
 
 
 def _from_cache(request: ChatRequest, context: RequestContext, lookup: Lookup) -> RouteDecision:
@@ -416,6 +286,3 @@ def _from_cache(request: ChatRequest, context: RequestContext, lookup: Lookup) -
         requested=request.model or AUTO,
         device=context.device,
     )
-
-
-_STARTED = int(time.time())
