@@ -36,6 +36,8 @@ from groupqwen.stack.processes import end, started_from
 from groupqwen.stack.settings import LOOPBACK, node_environment
 
 TOKEN_VARIABLE = "GROUPQWEN_JOIN_TOKEN"  # noqa: S105  # A name, and not in an argument: others read those.
+LEAVE_SECONDS = 8.0
+"""So long Ray may take to leave in order: its raylet waits for replicas that have nothing more to say."""
 AGAIN_SECONDS = 3.0
 REACH_SECONDS = 5.0
 OBJECT_STORE_BYTES = 100 * 2**20
@@ -143,7 +145,7 @@ def _stay(
         if running is not None and running.poll() is None:
             running.terminate()
             try:
-                running.wait(20)
+                running.wait(LEAVE_SECONDS)
             except subprocess.TimeoutExpired:
                 running.kill()
         end(started_from(home()))

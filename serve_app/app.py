@@ -85,7 +85,9 @@ def build(args: dict[str, Any]) -> Application:
         # Whatever their profile says, canaries are there all the time: Residency knows nothing of them.
         tried = {row.variant: replace(row, resident=True) for row in plan.rows if row.variant in asked.variants}
         return bind(Trial, light, {name: variant(row, plan, catalog, here) for name, row in tried.items()})
-    variants = {row.variant: variant(row, plan, catalog, here) for row in plan.rows}
+    # The largest first: it takes longest to load, and Serve starts them in this order.
+    largest_first = sorted(plan.rows, key=lambda row: -row.total_mb)
+    variants = {row.variant: variant(row, plan, catalog, here) for row in largest_first}
     keeper = residency(plan, catalog, variants) if plan.swaps else None
     if asked.node is not None:
         on_it = {**light, "ray_actor_options": light_on(asked.node)}
@@ -93,7 +95,7 @@ def build(args: dict[str, Any]) -> Application:
     cache = bind(SemanticCache, ruled, *cache_arguments(profile, catalog, here))
     classifier = bind(Classifier, ruled)
     ledger = bind(Ledger, light, required("GROUPQWEN_DATABASE_URL"), str(here.journal))
-    router = bind(Router, ruled, profile, catalog, required("GROUPQWEN_REDIS_URL"), cache, classifier, variants)
+    router = bind(Router, ruled, profile, catalog, variants, required("GROUPQWEN_REDIS_URL"), cache, classifier)
     # Room for health checks while all places are taken.
     ingress = {**stateless, "max_ongoing_requests": busy + 64}
     return bind(Gateway, ingress, profile, catalog, router, cache, ledger, keeper)

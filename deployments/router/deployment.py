@@ -66,10 +66,10 @@ class Router:
         self,
         profile: Profile,
         catalog: Catalog,
+        variants: Mapping[str, DeploymentHandle],
         redis_url: str,
         cache: DeploymentHandle,
         classifier: DeploymentHandle,
-        variants: Mapping[str, DeploymentHandle],
     ) -> None:
         self._profile, self._catalog = profile, catalog
         self._rules: Rules

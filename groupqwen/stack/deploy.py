@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from groupqwen.stack.settings import Settings
 
 READY_SECONDS = 600.0
 DEPLOY_ATTEMPTS = 5
+POLL_SECONDS = 0.5
 APPLICATION = "groupqwen"
 
 
@@ -112,13 +114,20 @@ def deploy(settings: Settings, credentials: Credentials, config: dict[str, Any])
     raise StartProblem(f"`serve deploy` failed: {lines[-1] if lines else 'no reason given'}")
 
 
+@cache
+def http() -> httpx.Client:
+    """One client for all questions to what runs here: making one reads every certificate of the system, which
+    takes longer than an answer. Connections are not kept, since who answers is restarted in between."""
+    return httpx.Client(limits=httpx.Limits(max_keepalive_connections=0))
+
+
 def wait_for_ray(settings: Settings, credentials: Credentials, seconds: float = 90.0) -> bool:
     """Until the dashboard takes Serve configurations."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         if application(settings, credentials) is not None:
             return True
-        time.sleep(0.3)
+        time.sleep(POLL_SECONDS)
     return False
 
 
@@ -126,7 +135,7 @@ def application(settings: Settings, credentials: Credentials) -> dict[str, Any] 
     """Serve's own details of all applications, or None while it does not answer."""
     headers = {"Authorization": f"Bearer {credentials.ray_token}"}
     try:
-        response = httpx.get(f"{settings.dashboard}/api/serve/applications/", headers=headers, timeout=5)
+        response = http().get(f"{settings.dashboard}/api/serve/applications/", headers=headers, timeout=5)
         return dict(response.json()) if response.status_code == 200 else None
     except (httpx.HTTPError, ValueError):
         return None
@@ -149,7 +158,7 @@ def wait_until_ready(
         progress(", ".join(waiting) if waiting else status.lower())
         if status == "RUNNING" and not waiting and (name != APPLICATION or _is_well(settings, credentials)):
             return
-        time.sleep(0.25)
+        time.sleep(POLL_SECONDS)
     raise StartProblem(
         f"the application was not ready within {READY_SECONDS:.0f} s; `groupqwen status` and {settings.home.logs} "
         "say more"
@@ -167,7 +176,7 @@ def _is_well(settings: Settings, credentials: Credentials) -> bool:
 def ask(settings: Settings, credentials: Credentials, path: str) -> httpx.Response:
     """The endpoint, as its owner. Raises `httpx.HTTPError`."""
     headers = {"Authorization": f"Bearer {credentials.api_key}"}
-    return httpx.get(f"{settings.endpoint}{path}", headers=headers, timeout=10)
+    return http().get(f"{settings.endpoint}{path}", headers=headers, timeout=10)
 
 
 def _last_line(details: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import httpx
 import psutil
 import pytest
@@ -21,6 +23,7 @@ from configs.catalog import load_catalog
 from configs.home import Home
 from configs.profile import load_profile
 from groupqwen.stack.credentials import Credentials, load_credentials
+from groupqwen.stack.deploy import http
 from groupqwen.stack.lifecycle import Choices, remembered, settings_for
 from groupqwen.stack.processes import marked
 from groupqwen.stack.settings import Settings
@@ -31,15 +34,16 @@ SMALL, MIDDLE, LARGE = "smollm2-135m", "qwen2.5-coder-0.5b", "qwen2.5-coder-1.5b
 
 
 MIXED, ONE_OF_THREE = (ROOT / "tests" / "profiles" / f"{name}.yaml" for name in ("mixed", "one-of-three"))
-BY_PROFILE = ("test_nodes", "test_vllm", "test_residency")
-"""Modules that need another profile, in the order that changes it least; all others come before."""
+IN_ORDER = ("test_rollouts", "test_nodes", "test_vllm", "test_residency", "test_stopping")
+"""Modules that need another profile, in the order that changes it least, and the one that stops it all; all others
+come before."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "integration" in item.path.parts:
             item.add_marker(pytest.mark.integration)
-    items.sort(key=lambda item: BY_PROFILE.index(item.path.stem) + 1 if item.path.stem in BY_PROFILE else 0)
+    items.sort(key=lambda item: IN_ORDER.index(item.path.stem) + 1 if item.path.stem in IN_ORDER else 0)
 
 
 @dataclass(frozen=True)
@@ -65,10 +69,10 @@ class Stack:
         return OpenAI(base_url=self.url, api_key=self.key, **{"max_retries": 0, "timeout": 120, **options})
 
     def get(self, path: str) -> httpx.Response:
-        return httpx.get(self.url + path, headers=self.headers, timeout=30)
+        return http().get(self.url + path, headers=self.headers, timeout=30)
 
     def post(self, path: str, body: Any, **headers: str) -> httpx.Response:
-        return httpx.post(self.url + path, json=body, headers={**self.headers, **headers}, timeout=180)
+        return http().post(self.url + path, json=body, headers={**self.headers, **headers}, timeout=180)
 
     def ask(self, text: str, **fields: Any) -> httpx.Response:
         """One question, uncached unless `cache` says otherwise."""
@@ -110,8 +114,21 @@ class Stack:
             check=False,
         )
 
-    def up(self) -> subprocess.CompletedProcess[str]:
-        return self.run_cli("up", "--port-offset", str(PORT_OFFSET), "--no-ask")
+    def up(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return self.run_cli("up", "--port-offset", str(PORT_OFFSET), "--no-ask", *arguments)
+
+    def ledger_ids(self) -> list[str]:
+        """Request ids of the ledger's rows."""
+
+        async def ids() -> list[str]:
+            url = self.settings.environment(self.credentials)["GROUPQWEN_DATABASE_URL"]
+            connection = await asyncpg.connect(url)
+            try:
+                return [row["request_id"] for row in await connection.fetch("select request_id from queries")]
+            finally:
+                await connection.close()
+
+        return asyncio.run(ids())
 
     def use(self, profile: Path) -> None:
         """Serve this profile, if it is not the one that is served."""

