@@ -138,6 +138,13 @@ class Ports(Strict):
     metrics: int = Field(8090, gt=0, lt=65536, description="Ray's metrics agent (Prometheus).")
     fallback: int = Field(8510, gt=0, lt=65536, description="Serve's own proxy, for while no Gateway answers.")
     fallback_grpc: int = Field(8511, gt=0, lt=65536, description="The same, for gRPC.")
+    cluster: int = Field(
+        21000,
+        gt=0,
+        lt=64535,
+        description="The first of 1,000 ports of Ray's own processes, where other machines join. On loopback they "
+        "take any.",
+    )
     haproxy_stats: int = Field(8404, gt=0, lt=65536, description="HAProxy's statistics.")
     haproxy_metrics: int = Field(9101, gt=0, lt=65536, description="HAProxy's metrics.")
 

@@ -26,11 +26,12 @@ from configs.home import Home, home
 from configs.machine import memory_mb
 from configs.placement import PLENTY, resource
 from configs.planner import make_plan
-from configs.profile import load_profile
+from configs.profile import Ports, load_profile
 from configs.routing import DeviceClass
 from groupqwen.models import fetch_profile
 from groupqwen.stack.checks import check_machine
 from groupqwen.stack.credentials import write_private
+from groupqwen.stack.firewall import firewall, ray_ports
 from groupqwen.stack.problem import StartProblem
 from groupqwen.stack.processes import end, started_from
 from groupqwen.stack.settings import LOOPBACK, node_environment
@@ -78,27 +79,25 @@ def join(head: str, device: str, profile_name: str, interface: str | None, conso
     environment.pop(TOKEN_VARIABLE, None)  # Ray reads it from the file; its workers need not have it.
     check_versions(head_versions(host, port, environment), f"{host}:{port}")
     if interface != LOOPBACK:
-        console.print(
-            f"Ray listens on all interfaces of this machine: let a firewall take nothing but {host} in. (In "
-            "Tailscale: allow all TCP ports between these two machines, and nothing else to them.)"
-        )
+        console.print(firewall(here, profile.ports, interface, host))
     fetch_profile(mine, catalog, here, console)
-    _stay(f"{host}:{port}", interface, device, environment, console)
+    _stay(f"{host}:{port}", interface, device, profile.ports, environment, console)
 
 
-def ray_command(address: str, interface: str, device: DeviceClass) -> list[str]:
+def ray_command(address: str, interface: str, device: DeviceClass, ports: Ports) -> list[str]:
     """`ray start`, as a node on which nothing lands but what asks for it by name: it offers no CPU."""
+    # On loopback, free ones: another node runs on this machine.
+    alone = interface != LOOPBACK
+    own = ray_ports(ports) if alone else {"min-worker-port": 0, "max-worker-port": 0}
     options = {
         "address": address,
         "node-ip-address": interface,
         "num-cpus": 0,
         "resources": json.dumps({resource(device): PLENTY, "metal" if sys.platform == "darwin" else device: 1}),
         "object-store-memory": OBJECT_STORE_BYTES,
-        # Free ones: another node may run on this machine.
-        "dashboard-agent-listen-port": _free_port(interface),
-        "metrics-export-port": _free_port(interface),
-        "min-worker-port": 0,
-        "max-worker-port": 0,
+        "dashboard-agent-listen-port": ports.agent if alone else _free_port(interface),
+        "metrics-export-port": ports.metrics if alone else _free_port(interface),
+        **own,
     }
     python = Path(sys.executable)
     if interface == LOOPBACK:
@@ -109,7 +108,12 @@ def ray_command(address: str, interface: str, device: DeviceClass) -> list[str]:
 
 
 def _stay(
-    address: str, interface: str, device: DeviceClass, environment: dict[str, str], console: Console
+    address: str,
+    interface: str,
+    device: DeviceClass,
+    ports: Ports,
+    environment: dict[str, str],
+    console: Console,
 ) -> None:
     running: subprocess.Popen[bytes] | None = None
 
@@ -123,7 +127,7 @@ def _stay(
             log = home().logs / "ray-node.log"
             with log.open("ab") as out:
                 running = subprocess.Popen(
-                    ray_command(address, interface, device),
+                    ray_command(address, interface, device, ports),
                     env=environment,
                     cwd="/",
                     stdin=subprocess.DEVNULL,

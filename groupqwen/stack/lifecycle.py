@@ -30,6 +30,7 @@ from groupqwen.stack import postgres, redis
 from groupqwen.stack.checks import check_home, check_machine, check_ports, ports_are_free
 from groupqwen.stack.credentials import Credentials, load_credentials, write_private
 from groupqwen.stack.deploy import wait_for_ray
+from groupqwen.stack.firewall import firewall
 from groupqwen.stack.problem import StartProblem
 from groupqwen.stack.processes import end, marked, orphaned_agents, wait_until
 from groupqwen.stack.rollout import CanaryPlan, roll_out
@@ -116,6 +117,9 @@ def up(settings: Settings, choices: Choices, console: Console) -> Credentials:
                 # Ray's agents go by themselves, a little after the raylet that they belong to.
                 wait_until(lambda: ports_are_free(settings), 20)
             check_ports(settings)
+        if settings.interface != LOOPBACK:
+            where = settings.home, settings.ports, settings.interface
+            console.print(firewall(*where, others="the machines of the group"))
         _fetch(settings, console)
         write_private(settings.home.run / "choices.json", json.dumps(choices.__dict__))
         with console.status("Starting Redis, PostgreSQL and Ray …") as status:

@@ -16,7 +16,8 @@ from supervisor.xmlrpc import SupervisorTransport
 
 from configs.placement import HEAD, PLENTY
 from groupqwen.stack.credentials import Credentials, write_private
-from groupqwen.stack.settings import Settings
+from groupqwen.stack.firewall import ray_ports
+from groupqwen.stack.settings import LOOPBACK, Settings
 from groupqwen.stack.sockets import socket_folder
 
 
@@ -144,9 +145,8 @@ def ray_program(settings: Settings) -> Program:
         "dashboard-port": ports.dashboard,
         "dashboard-agent-listen-port": ports.agent,
         "metrics-export-port": ports.metrics,
-        # Workers take any free port: Ray's usual range (10002 to 19999) would collide with shifted ports.
-        "min-worker-port": 0,
-        "max-worker-port": 0,
+        # On loopback workers take any free port: Ray's usual range would collide with shifted ports.
+        **({"min-worker-port": 0, "max-worker-port": 0} if settings.interface == LOOPBACK else ray_ports(ports)),
         "object-store-memory": 200 * 2**20,
         "num-cpus": max(4, os.cpu_count() or 1),
         "include-dashboard": "true",

@@ -9,6 +9,7 @@ import pytest
 import ray
 
 from configs.home import Home
+from configs.profile import Ports
 from groupqwen import join
 from groupqwen.stack.problem import StartProblem
 
@@ -58,13 +59,13 @@ def test_a_token_is_asked_for_once(tmp_path: Path) -> None:
 
 
 def test_nothing_lands_on_a_node_that_was_not_sent_there() -> None:
-    command = join.ray_command("h:1", "127.0.0.1", "macbook")
+    command = join.ray_command("h:1", "127.0.0.1", "macbook", Ports.model_validate({}))
     options = dict(word.removeprefix("--").split("=", 1) for word in command if "=" in word)
     assert options["num-cpus"] == "0"
     assert json.loads(options["resources"])["groupqwen_macbook"] > 1000
     assert options["node-ip-address"] == "127.0.0.1"
     assert "groupqwen.loopback_node" in command, "Ray's own command takes no second node on loopback"
-    assert "groupqwen.loopback_node" not in join.ray_command("h:1", "0.0.0.0", "macbook")
+    assert "groupqwen.loopback_node" not in join.ray_command("h:1", "0.0.0.0", "macbook", Ports.model_validate({}))
 
 
 def test_the_address_that_reaches_loopback_is_loopback() -> None:
