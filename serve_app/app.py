@@ -119,11 +119,11 @@ def variant(row: Row, plan: Plan, catalog: Catalog, here: Home) -> Application:
         "max_surge_percent": 100 if row.resident and plan.has_room_twice else 0,
     }
     wake_seconds = profile.limits.wake_seconds
+    # Every node has a home of its own: the paths of weights begin there.
     if spec.engine == "vllm":
-        start = vllm_start(row, plan, spec, served, here.model_folder(name))
+        start = vllm_start(row, plan, spec, served, here.model_folder(name).relative_to(here.root))
         return bind_vllm(start, spec, served, wake_seconds, options)
     options["ray_actor_options"] = plan.reserves(row)
-    # Every node has a home of its own: the file's path begins there.
     file = str(here.model_file(name, spec.source).relative_to(here.root))
     return bind(LlamaCppVariant, options, name, file, spec, served, wake_seconds)
 

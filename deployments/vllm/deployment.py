@@ -24,6 +24,7 @@ from ray.serve.llm import LLMConfig
 from ray.serve.llm.deployment import LLMServer
 
 from configs.catalog import VariantSpec
+from configs.home import home
 from configs.machine import memory_of
 from configs.profile import ServedVariant
 from deployments.chunks import ChunkBuilder
@@ -119,7 +120,10 @@ class VllmVariant(Resident, LLMServer):  # type: ignore[misc]
         self._context = served.context
         self._counts = {"prompt_tokens": 0, "prompt_reused": 0, "completion_tokens": 0, "cancelled": 0}
         self._always = always
-        await super().__init__(llm_config)
+        # The head has made its configuration with its own paths.
+        mine = plan.llm_config(home().root)
+        callbacks, options = llm_config.callback_config, llm_config.deployment_config
+        await super().__init__(LLMConfig(**mine, callback_config=callbacks, deployment_config=options))
 
     async def start(self) -> None:
         """Called by Ray's constructor."""
@@ -268,7 +272,9 @@ def bind_vllm(
     # CPUs and the share of a card are those of the placement group, which the replica is a part of.
     options = {**options, "ray_actor_options": {"num_cpus": 0}}
     config = LLMConfig(
-        **plan.llm_config, callback_config={"callback_class": WeightsAreHere}, deployment_config=options
+        **plan.llm_config(home().root),
+        callback_config={"callback_class": WeightsAreHere},
+        deployment_config=options,
     )
     arguments = {"plan": plan, "spec": spec, "served": served, "wake_seconds": wake_seconds}
     deployment_options = VllmVariant.get_deployment_options(config)

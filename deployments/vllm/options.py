@@ -31,7 +31,8 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class VllmStart:
-    """Everything that decides how one variant runs. `reserves`: what Ray reserves for it (`Plan.reserves`)."""
+    """Everything that decides how one variant runs. `folder`: its weights, within the home of the node that it
+    runs on. `reserves`: what Ray reserves for it (`Plan.reserves`)."""
 
     name: str
     folder: Path
@@ -40,14 +41,13 @@ class VllmStart:
     reserves: dict[str, Any]
     sleep_level: int
 
-    @property
-    def llm_config(self) -> dict[str, Any]:
-        """The fields of Ray's `LLMConfig`."""
+    def llm_config(self, home: Path) -> dict[str, Any]:
+        """The fields of Ray's `LLMConfig` on a node with this home."""
         bundle = {"CPU": self.reserves["num_cpus"], **self.reserves["resources"]}
         if gpus := self.reserves["num_gpus"]:
             bundle["GPU"] = gpus
         return {
-            "model_loading_config": {"model_id": self.name, "model_source": str(self.folder)},
+            "model_loading_config": {"model_id": self.name, "model_source": str(home / self.folder)},
             "engine_kwargs": self.arguments,
             "placement_group_config": {"bundles": [bundle]},
             "runtime_env": {"env_vars": self.environment},

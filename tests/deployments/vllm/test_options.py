@@ -28,7 +28,7 @@ def start(name: str, accelerator: str, memory_mb: int, **served: object) -> tupl
     )
     plan = lay_out(profile, CATALOG, memory_mb)
     (row,) = plan.rows
-    return plan, vllm_start(row, plan, CATALOG.variant(name), profile.variants[name], Path("/models/x"))
+    return plan, vllm_start(row, plan, CATALOG.variant(name), profile.variants[name], Path("models/x"))
 
 
 def test_memory_follows_from_the_line_of_the_plan() -> None:
@@ -39,8 +39,13 @@ def test_memory_follows_from_the_line_of_the_plan() -> None:
     assert begun.arguments["max_model_len"] == 8192
     assert begun.arguments["max_num_seqs"] == 4
     assert begun.arguments["enable_sleep_mode"] is False, "it is kept always"
-    assert begun.llm_config["placement_group_config"] == {"bundles": [{"CPU": 0.1, HEAD: SLIVER, "GPU": 0.53}]}
-    assert begun.llm_config["model_loading_config"] == {"model_id": "qwen3-vl", "model_source": "/models/x"}
+    assert begun.llm_config(Path("/home"))["placement_group_config"] == {
+        "bundles": [{"CPU": 0.1, HEAD: SLIVER, "GPU": 0.53}]
+    }
+    assert begun.llm_config(Path("/h"))["model_loading_config"] == {
+        "model_id": "qwen3-vl",
+        "model_source": "/h/models/x",
+    }
 
 
 def test_what_is_swapped_on_a_card_sleeps_and_reserves_next_to_nothing() -> None:
