@@ -1,4 +1,4 @@
-"""`serve.deployment`, with replicas that keep to their node's address.
+"""`serve.deployment`, with replicas that keep to their node's address and are replaced only when they change.
 
 Ray binds each replica's server for calls between deployments to all interfaces, whatever the node's
 address is (2.60; it is authenticated by Ray's token, but need not be reachable at all). Importing this
@@ -9,10 +9,15 @@ installation, so that a change in Ray cannot undo this unnoticed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
+from pydantic import BaseModel
 from ray import serve
 from ray.serve._private import replica
 from ray.serve.handle import DeploymentHandle
@@ -41,9 +46,62 @@ def deployment(cls: type) -> Any:
     return serve.deployment(on_node(cls))
 
 
-def bind(cls: Any, options: dict[str, Any], *arguments: Any) -> serve.Application:
-    """A node of the graph: `cls` (which `deployment` made one) with Serve options and constructor arguments."""
-    return cls.options(**options).bind(*arguments)
+class Graph:
+    """One application while it is built, in which every deployment has a version of its own.
+
+    Serve (2.60) gives all deployments of an application one version, which changes with anything in the
+    application's arguments: a new context for one model would reload all of them. Here it follows from what the
+    deployment itself is made with, so that a rollout replaces what has changed and nothing else. `build`: a
+    fingerprint of the code.
+    """
+
+    def __init__(self, build: str) -> None:
+        self._build = build
+        self._versions: dict[str, str] = {}
+        _deploy_with(self._versions)
+
+    def bind(self, cls: Any, options: dict[str, Any], *arguments: Any) -> serve.Application:
+        """A node of the graph: `cls` (which `deployment` made one) with Serve options and its own arguments."""
+        return self.versioned(cls.options(**options).bind(*arguments), arguments)
+
+    def versioned(self, node: serve.Application, made_with: Any) -> serve.Application:
+        """The node, replaced when `made_with` (what `fingerprint` takes) changes, or the code."""
+        self._versions[name_of(node)] = fingerprint([self._build, made_with])
+        return node
+
+
+def _deploy_with(versions: Mapping[str, str]) -> None:
+    """Serve asks the function that is put here, in the process that builds an application, for what it deploys."""
+    from ray.serve._private import application_state, deploy_utils
+
+    def get_deploy_args(name: str, *arguments: Any, version: str | None = None, **more: Any) -> Any:
+        return deploy_utils.get_deploy_args(name, *arguments, version=versions.get(name, version), **more)
+
+    application_state.get_deploy_args = get_deploy_args
+
+
+def name_of(node: serve.Application) -> str:
+    """The name of a node's deployment."""
+    return str(node._bound_deployment.name)
+
+
+def fingerprint(made_with: Any) -> str:
+    """The same for the same values, in every process. Takes what JSON has, pydantic's models, dataclasses, paths
+    and nodes (by their names). Raises `TypeError` for anything else."""
+    text = json.dumps(made_with, default=_plain, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, serve.Application):
+        return name_of(value)
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in fields(value)}
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no fingerprint")
 
 
 def variant_of(application: str, name: str) -> DeploymentHandle:

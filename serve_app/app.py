@@ -31,7 +31,7 @@ from deployments.residency.deployment import ResidencyKeeper
 from deployments.residency.machine import Footprint
 from deployments.router.deployment import Router
 from deployments.router.trial import Trial
-from deployments.serving import bind
+from deployments.serving import Graph
 from deployments.vllm.options import VLLM_START_SECONDS, sleeps, vllm_start
 from serve_app.gateway import Gateway
 
@@ -54,7 +54,10 @@ class AppArgs(BaseModel):
     catalog: Catalog | None = Field(None, description="What the profile chooses from; unset: configs/models.yaml.")
     variants: tuple[str, ...] = Field((), description="Of a canary: the variants that it tries.")
     node: DeviceClass | None = Field(None, description="Of a node's application: whose variants it holds.")
-    build: str = Field("", description="Any text; when it changes, Serve replaces all replicas.")
+    build: str = Field(
+        "",
+        description="Any text; when it changes, Serve replaces all replicas, else those whose arguments change.",
+    )
 
 
 def build(args: dict[str, Any]) -> Application:
@@ -67,6 +70,7 @@ def build(args: dict[str, Any]) -> Application:
     profile, _ = fit(profile, catalog, hardware)
     catalog = profile.serving(catalog)
     here = home()
+    graph = Graph(asked.build)
     busy = profile.limits.concurrent_requests
 
     light = {
@@ -84,24 +88,35 @@ def build(args: dict[str, Any]) -> Application:
     if asked.variants:
         # Whatever their profile says, canaries are there all the time: Residency knows nothing of them.
         tried = {row.variant: replace(row, resident=True) for row in plan.rows if row.variant in asked.variants}
-        return bind(Trial, light, {name: variant(row, plan, catalog, here) for name, row in tried.items()})
+        return graph.bind(
+            Trial, light, {name: variant(graph, row, plan, catalog, here) for name, row in tried.items()}
+        )
     # The largest first: it takes longest to load, and Serve starts them in this order.
     largest_first = sorted(plan.rows, key=lambda row: -row.total_mb)
-    variants = {row.variant: variant(row, plan, catalog, here) for row in largest_first}
-    keeper = residency(plan, catalog, variants) if plan.swaps else None
+    variants = {row.variant: variant(graph, row, plan, catalog, here) for row in largest_first}
+    keeper = residency(graph, plan, catalog, variants) if plan.swaps else None
     if asked.node is not None:
         on_it = {**light, "ray_actor_options": light_on(asked.node)}
-        return bind(Trial, on_it, variants | ({RESIDENCY: keeper} if keeper else {}))
-    cache = bind(SemanticCache, ruled, *cache_arguments(profile, catalog, here))
-    classifier = bind(Classifier, ruled)
-    ledger = bind(Ledger, light, required("GROUPQWEN_DATABASE_URL"), str(here.journal))
-    router = bind(Router, ruled, profile, catalog, variants, required("GROUPQWEN_REDIS_URL"), cache, classifier)
+        new = {name: variant(graph, row, plan, catalog, here) for name, row in tried.items()}
+        return graph.bind(Trial, light, new)
+    # The largest first: it takes longest to load, and Serve starts them in this order.
+    largest_first = sorted(plan.rows, key=lambda row: -row.total_mb)
+    variants = {row.variant: variant(graph, row, plan, catalog, here) for row in largest_first}
+    keeper = residency(graph, plan, catalog, variants) if plan.swaps else None
+    if asked.node is not None:
+        on_it = {**light, "ray_actor_options": light_on(asked.node)}
+        return graph.bind(Trial, on_it, variants | ({RESIDENCY: keeper} if keeper else {}))
+    redis_url = required("GROUPQWEN_REDIS_URL")
+    cache = graph.bind(SemanticCache, ruled, *cache_arguments(profile, catalog, here))
+    classifier = graph.bind(Classifier, ruled)
+    ledger = graph.bind(Ledger, light, required("GROUPQWEN_DATABASE_URL"), str(here.journal))
+    router = graph.bind(Router, ruled, profile, catalog, variants, redis_url, cache, classifier)
     # Room for health checks while all places are taken.
     ingress = {**stateless, "max_ongoing_requests": busy + 64}
-    return bind(Gateway, ingress, profile, catalog, router, cache, ledger, keeper)
+    return graph.bind(Gateway, ingress, profile, catalog, router, cache, ledger, keeper)
 
 
-def variant(row: Row, plan: Plan, catalog: Catalog, here: Home) -> Application:
+def variant(graph: Graph, row: Row, plan: Plan, catalog: Catalog, here: Home) -> Application:
     """One variant's deployment, by its engine."""
     name, profile = row.variant, plan.profile
     spec, served = catalog.variant(name), profile.variants[name]
@@ -122,10 +137,11 @@ def variant(row: Row, plan: Plan, catalog: Catalog, here: Home) -> Application:
     # Every node has a home of its own: the paths of weights begin there.
     if spec.engine == "vllm":
         start = vllm_start(row, plan, spec, served, here.model_folder(name).relative_to(here.root))
-        return bind_vllm(start, spec, served, wake_seconds, options)
+        node = bind_vllm(start, spec, served, wake_seconds, options)
+        return graph.versioned(node, [start, spec, served, wake_seconds])
     options["ray_actor_options"] = plan.reserves(row)
     file = str(here.model_file(name, spec.source).relative_to(here.root))
-    return bind(LlamaCppVariant, options, name, file, spec, served, wake_seconds)
+    return graph.bind(LlamaCppVariant, options, name, file, spec, served, wake_seconds)
 
 
 def bind_vllm(*arguments: Any) -> Application:
@@ -137,7 +153,7 @@ def bind_vllm(*arguments: Any) -> Application:
     return bind_vllm(*arguments)
 
 
-def residency(plan: Plan, catalog: Catalog, variants: Mapping[str, Application]) -> Application:
+def residency(graph: Graph, plan: Plan, catalog: Catalog, variants: Mapping[str, Application]) -> Application:
     """The keeper of what is left beside the variants that are kept always."""
     swapped = [row for row in plan.rows if not row.resident]
     footprints = {row.variant: footprint(row, plan, catalog) for row in swapped}
@@ -145,7 +161,7 @@ def residency(plan: Plan, catalog: Catalog, variants: Mapping[str, Application])
     device = next(plan.profile.variants[row.variant].node for row in swapped)
     options = {"name": RESIDENCY, "max_ongoing_requests": 1024, "ray_actor_options": light_on(device)}
     accelerator = plan.profile.machine.accelerator
-    return bind(ResidencyKeeper, options, plan.swap_mb, plan.max_awake, footprints, handles, accelerator)
+    return graph.bind(ResidencyKeeper, options, plan.swap_mb, plan.max_awake, footprints, handles, accelerator)
 
 
 def footprint(row: Row, plan: Plan, catalog: Catalog) -> Footprint:

@@ -66,7 +66,7 @@ class Router:
         self,
         profile: Profile,
         catalog: Catalog,
-        variants: Mapping[str, DeploymentHandle],
+        variants: dict[str, DeploymentHandle],
         redis_url: str,
         cache: DeploymentHandle,
         classifier: DeploymentHandle,

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
@@ -36,7 +36,7 @@ _STARTED = int(time.time())
 class Variants:
     """Every variant of the profile, wherever it runs. Belongs to one event loop."""
 
-    def __init__(self, profile: Profile, catalog: Catalog, here: Mapping[str, DeploymentHandle]) -> None:
+    def __init__(self, profile: Profile, catalog: Catalog, here: dict[str, DeploymentHandle]) -> None:
         """`here`: those of the Router's own application."""
         self._profile, self._catalog = profile, catalog
         on_nodes = {
@@ -44,7 +44,7 @@ class Variants:
             for name, served in profile.variants.items()
             if served.node is not None
         }
-        everywhere = {**here, **on_nodes}
+        everywhere = {name: (here | on_nodes)[name] for name in profile.variants}
         # Handles to methods are made once: making one costs as much as using it.
         self._statuses = {name: handle.status for name, handle in everywhere.items()}
         self._chats = {name: handle.options(stream=True).chat for name, handle in everywhere.items()}

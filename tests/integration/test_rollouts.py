@@ -15,9 +15,12 @@ import yaml
 from configs.catalog import MODELS
 from configs.profile import PROFILES
 from configs.routing import LEVELS
-from tests.integration.conftest import MIXED, PORT_OFFSET, ROOT, SMALL, Stack
+from tests.integration.conftest import LARGE, MIDDLE, PORT_OFFSET, ROOT, SMALL, Stack
 
 REQUESTS_PER_SECOND = 20
+CHANGED = ("Gateway", "Router", SMALL)
+UNCHANGED = ("SemanticCache", "Classifier", "Ledger", MIDDLE, LARGE)
+"""Deployments that know the profile, or the variant that changes in it; and those that do not."""
 NO_ROLES = {"code": None, "translation": None}
 
 
@@ -61,37 +64,29 @@ def deploy(stack: Stack, *arguments: str) -> Any:
     return asyncio.run(under_load())
 
 
-@pytest.fixture(scope="module")
-def light(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Stack:
-    """The stack with a profile of one variant that is loaded, so that little has to be replaced: almost the one
-    that comes next."""
-    profile = yaml.safe_load(MIXED.read_text())
-    profile["variants"][SMALL]["context"] = 512
-    path = tmp_path_factory.mktemp("profile") / "almost.yaml"
+def test_a_rollout_under_load_fails_nobody_and_a_canary_takes_its_share_first(
+    stack: Stack, tmp_path: Path
+) -> None:
+    profile = yaml.safe_load((PROFILES / "cpu.yaml").read_text())
+    profile["variants"][SMALL]["context"] = 2048
+    path = tmp_path / "changed.yaml"
     path.write_text(yaml.safe_dump(profile))
-    stack.use(path)
-    return stack
-
-
-def test_a_rollout_under_load_fails_nobody_and_a_canary_takes_its_share_first(light: Stack) -> None:
-    stack = light
-    before = {process.pid for process in stack.processes("ServeReplica")}
-    done, ended = deploy(stack, "--profile", str(MIXED), "--canary", "50%", "--watch", "5")
+    before = {name: stack.replica(name).pid for name in (*CHANGED, *UNCHANGED)}
+    done, ended = deploy(stack, "--profile", str(path), "--canary", "50%", "--watch", "5")
     assert done.returncode == 0, done.stderr
     said = re.search(r"answered (\d+) requests and failed 0", done.stdout.replace("\n", " "))
     assert said is not None, done.stdout
     assert 0 < int(said[1]) < sum(ended.values())
     assert set(ended) == {"answered"}, ended
     assert ended["answered"] > 5 * REQUESTS_PER_SECOND
-    after = {process.pid for process in stack.processes("ServeReplica")}
-    assert not before & after, "some replica was not replaced"
-    assert stack.get(f"/models/{SMALL}").json()["context"] == 1024
+    after = {name: stack.replica(name).pid for name in before}
+    assert {name for name in before if after[name] != before[name]} == set(CHANGED)
+    assert stack.get(f"/models/{SMALL}").json()["context"] == 2048
     assert stack.get("/rollout").json() is None, "nothing of the canary is left"
-    assert len(stack.processes(f":{SMALL}")) == 1
+    assert len(stack.processes(f"ServeReplica:groupqwen:{SMALL}")) == 1
 
 
-def test_a_model_that_fails_its_warm_up_leaves_the_old_one_serving(light: Stack, tmp_path: Path) -> None:
-    stack = light
+def test_a_model_that_fails_its_warm_up_leaves_the_old_one_serving(stack: Stack, tmp_path: Path) -> None:
     catalog = yaml.safe_load(MODELS.read_text())
     catalog["variants"][SMALL]["warm_up"]["expects"] = "Atlantis"
     path = tmp_path / "models.yaml"
@@ -107,9 +102,8 @@ def test_a_model_that_fails_its_warm_up_leaves_the_old_one_serving(light: Stack,
     assert stack.health() == "ok"
 
 
-def test_rules_change_without_a_restart(light: Stack) -> None:
+def test_rules_change_without_a_restart(stack: Stack) -> None:
     """routing.yaml is no part of a replica: `deploy` brings it to those that run."""
-    stack = light
     before = {process.pid for process in stack.processes("ServeReplica")}
     rules = ROOT / "configs" / "routing.yaml"
     text = rules.read_text()
@@ -134,9 +128,8 @@ def test_rules_change_without_a_restart(light: Stack) -> None:
     ],
 )
 def test_a_bad_profile_is_refused_before_anything_is_touched(
-    light: Stack, tmp_path: Path, change: dict[str, object], says: str
+    stack: Stack, tmp_path: Path, change: dict[str, object], says: str
 ) -> None:
-    stack = light
     profile = {**yaml.safe_load((PROFILES / "cpu.yaml").read_text()), **change}
     path = tmp_path / "bad.yaml"
     path.write_text(yaml.safe_dump(profile))
