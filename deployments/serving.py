@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import ray
 from pydantic import BaseModel
 from ray import serve
 from ray.serve._private import replica
+from ray.serve._private.config import DeploymentConfig
 from ray.serve.handle import DeploymentHandle
 
 from deployments.residency import RESIDENCY
@@ -57,8 +58,6 @@ class Graph:
 
     def __init__(self, build: str) -> None:
         self._build = build
-        self._versions: dict[str, str] = {}
-        _deploy_with(self._versions)
 
     def bind(self, cls: Any, options: dict[str, Any], *arguments: Any) -> serve.Application:
         """A node of the graph: `cls` (which `deployment` made one) with Serve options and its own arguments."""
@@ -66,18 +65,19 @@ class Graph:
 
     def versioned(self, node: serve.Application, made_with: Any) -> serve.Application:
         """The node, replaced when `made_with` (what `fingerprint` takes) changes, or the code."""
-        self._versions[name_of(node)] = fingerprint([self._build, made_with])
+        _fix_version(node._bound_deployment._deployment_config, fingerprint([self._build, made_with]))
         return node
 
 
-def _deploy_with(versions: Mapping[str, str]) -> None:
-    """Serve asks the function that is put here, in the process that builds an application, for what it deploys."""
-    from ray.serve._private import application_state, deploy_utils
+def _fix_version(config: DeploymentConfig, version: str) -> None:
+    """Serve sets the version of a deployment's configuration just before it hands it to the controller; this one
+    keeps its own."""
 
-    def get_deploy_args(name: str, *arguments: Any, version: str | None = None, **more: Any) -> Any:
-        return deploy_utils.get_deploy_args(name, *arguments, version=versions.get(name, version), **more)
+    class Versioned(DeploymentConfig):  # type: ignore[misc]
+        def __setattr__(self, name: str, value: Any) -> None:
+            super().__setattr__(name, version if name == "version" else value)
 
-    application_state.get_deploy_args = get_deploy_args
+    config.__class__ = Versioned
 
 
 def name_of(node: serve.Application) -> str:

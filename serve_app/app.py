@@ -88,15 +88,6 @@ def build(args: dict[str, Any]) -> Application:
     if asked.variants:
         # Whatever their profile says, canaries are there all the time: Residency knows nothing of them.
         tried = {row.variant: replace(row, resident=True) for row in plan.rows if row.variant in asked.variants}
-        return graph.bind(
-            Trial, light, {name: variant(graph, row, plan, catalog, here) for name, row in tried.items()}
-        )
-    # The largest first: it takes longest to load, and Serve starts them in this order.
-    largest_first = sorted(plan.rows, key=lambda row: -row.total_mb)
-    variants = {row.variant: variant(graph, row, plan, catalog, here) for row in largest_first}
-    keeper = residency(graph, plan, catalog, variants) if plan.swaps else None
-    if asked.node is not None:
-        on_it = {**light, "ray_actor_options": light_on(asked.node)}
         new = {name: variant(graph, row, plan, catalog, here) for name, row in tried.items()}
         return graph.bind(Trial, light, new)
     # The largest first: it takes longest to load, and Serve starts them in this order.

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import ray
 from pydantic import BaseModel
-from ray.serve._private import application_state, deploy_utils
+from ray.serve import Application
+from ray.serve._private.config import DeploymentConfig
+from ray.serve._private.deploy_utils import get_deploy_args
 
 from configs.catalog import load_catalog
 from configs.profile import load_profile
@@ -63,23 +68,30 @@ class Part:
 
 
 def test_serve_is_told_a_version_for_each_deployment(monkeypatch: pytest.MonkeyPatch) -> None:
-    told: dict[str, str] = {}
-    # (Serve's own function would start Ray.)
-    monkeypatch.setattr(deploy_utils, "get_deploy_args", lambda name, version: told.update({name: version}))
-    monkeypatch.setattr(application_state, "get_deploy_args", None)
+    # (A job's id is all that it would start Ray for.)
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(get_job_id=lambda: "01000000"))
 
-    def versions(build: str, value: int) -> dict[str, str]:
+    def told(node: Application) -> str:
+        """What Serve hands to its controller, which reads it again."""
+        config = copy.deepcopy(node._bound_deployment)  # As Serve does when it builds an application.
+        handed = get_deploy_args(
+            name=config.name,
+            replica_config=config._replica_config,
+            deployment_config=config._deployment_config,
+            version="the application's",
+        )
+        return str(DeploymentConfig.from_proto_bytes(handed["deployment_config_proto_bytes"]).version)
+
+    def versions(build: str, value: int) -> tuple[str, str]:
         graph = Graph(build)
         inner = graph.bind(Part, {"name": "inner"}, value)
-        graph.bind(Part, {"name": "outer"}, inner, {"a": 1})
-        for name in ("inner", "outer", "unknown"):
-            application_state.get_deploy_args(name=name, version="the application's")
-        return dict(told)
+        outer = graph.bind(Part, {"name": "outer", "user_config": {"a": value}}, inner, {"a": 1})
+        return told(inner), told(outer)
 
+    assert told(Part.bind()) == "the application's"
     first = versions("code", 1)
-    assert first["unknown"] == "the application's"
     assert versions("code", 1) == first
     other = versions("code", 2)
-    assert other["inner"] != first["inner"]
-    assert other["outer"] == first["outer"], "a handle to what has changed has not changed"
-    assert versions("other code", 1)["outer"] != first["outer"]
+    assert other[0] != first[0]
+    assert other[1] == first[1], "neither a handle to what has changed nor user_config replaces a replica"
+    assert versions("other code", 1)[1] != first[1]
