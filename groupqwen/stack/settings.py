@@ -72,8 +72,8 @@ class Settings:
             "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(proxy / "metrics.sock"),
             "RAY_SERVE_HAPROXY_STATS_PORT": str(ports.haproxy_stats),
             "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports.haproxy_metrics),
-            # So long a Gateway that is replaced still listens, for HAProxy to hear of it, which takes a second or two
-            # here (and then retries what is refused). Ray allows for balancers in a cloud: 30.
+            # So long a Gateway that is replaced still listens, for HAProxy to hear of it, which takes a second or
+            # two here (and then retries what is refused). Ray allows for balancers in a cloud: 30.
             "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "6",
             # HAProxy falls back to this: at Ray's fixed port it would be whichever group came first.
             "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(ports.fallback),
