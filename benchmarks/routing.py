@@ -1,0 +1,196 @@
+"""Who should answer, learned from outcomes, beside the rules that people use: on public outcome logs.
+
+Every figure is from questions that were held out (5-fold). Controls stand in each table: chance, length, always one
+model, and an oracle that knows each outcome. The logs are not part of the project; see docs/EVALUATION.md.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold
+
+from benchmarks import servers
+from benchmarks.machine import console, show
+from configs.routing import load_routing
+from deployments.classifier.measures import apgr
+from deployments.classifier.rules import classify
+from deployments.classifier.training import (
+    Counted,
+    Outcomes,
+    _matrix,
+    _vocabulary,
+    count_terms,
+    held_out_scores,
+)
+
+DATA = Path(os.environ.get("GROUPQWEN_EVALUATION_DATA") or Path(__file__).parents[2] / "shared" / "data")
+FOLDS, SEED = 5, 0
+PAIR = ("weak", "strong")
+
+Values = npt.NDArray[np.float64]
+
+LITELLM = """
+import json, sys
+from litellm.router_strategy.complexity_router.complexity_router import ComplexityRouter
+router = ComplexityRouter.__new__(ComplexityRouter)
+router.__init__(model_name="r", litellm_router_instance=None, complexity_router_config={})
+print(json.dumps([router.classify(json.loads(line))[1] for line in sys.stdin]))
+"""
+"""Run by the Python of the environment that LiteLLM is installed in: the score of its complexity router."""
+
+
+def main() -> None:
+    """Print every table whose data is there."""
+    for name, table in TABLES.items():
+        path = DATA / "routing" / name
+        if path.is_file():
+            table(path)
+        else:
+            console.print(f"[yellow]{path} is not there: its table is left out (docs/EVALUATION.md)[/yellow]")
+
+
+def routellm(path: Path) -> None:
+    """Mixtral-8x7B and GPT-4 on MMLU, as RouteLLM published their outcomes."""
+    rows = [row for row in _csv(path) if row["subject"] != "gsm8k"]
+    outcomes = Outcomes(
+        [row["prompt"] for row in rows],
+        {name: np.array([float(row[f"{name}_ok"]) for row in rows]) for name in PAIR},
+        [row["subject"] for row in rows],
+    )
+    _pair_table("MMLU, Mixtral-8x7B → GPT-4 (RouteLLM's outcomes)", outcomes, sizes=(8000, 1000, 300))
+
+
+def thinking(path: Path) -> None:
+    """Answering at once or after thinking, on BIG-Bench-Hard."""
+    rows = _csv(path)
+    outcomes = Outcomes(
+        [row["input"] for row in rows],
+        {"weak": _column(rows, "direct_ok"), "strong": _column(rows, "cot_ok")},
+        [row["task"] for row in rows],
+    )
+    _pair_table("BIG-Bench-Hard, at once → after thinking", outcomes, sizes=(len(rows),))
+
+
+def _pair_table(title: str, outcomes: Outcomes, sizes: tuple[int, ...]) -> None:
+    weak, strong = outcomes.right["weak"], outcomes.right["strong"]
+    counted = count_terms(outcomes.questions)
+    draw = np.random.default_rng(SEED)
+    scores: dict[str, Values] = {
+        "chance": draw.random(len(weak)),
+        "length": np.array([float(len(question)) for question in outcomes.questions]),
+        "the reference rules": _reference(outcomes),
+    }
+    theirs = _litellm(outcomes)
+    if theirs is not None:
+        scores["LiteLLM's complexity router"] = theirs
+    with console.status(f"{title}: learning …"):
+        for size in sizes:
+            most = min(size, len(weak) * (FOLDS - 1) // FOLDS)
+            scores[f"learned from {most:,}"] = _gain(held_out_scores(counted, outcomes, FOLDS, SEED, most=most))
+        unseen = held_out_scores(counted, outcomes, FOLDS, SEED, by_group=True)
+        scores["learned, on kinds that it has not seen"] = _gain(unseen)
+    scores["oracle"] = strong - weak
+    table = [
+        [name, f"{_by_fold(score, weak, strong):.3f}", *_at_95(score, weak, strong)] for name, score in scores.items()
+    ]
+    show(
+        f"{title}: {len(weak):,} questions, always weak {weak.mean():.3f}, always strong {strong.mean():.3f}",
+        ["router", "APGR", "strong calls for 95 % of the strong one's quality"],
+        table,
+    )
+
+
+def _gain(scores: Values) -> Values:
+    """How much likelier the strong one is right than the weak one."""
+    probability = 1 / (1 + np.exp(-scores))
+    return np.asarray(probability[:, 1] - probability[:, 0])
+
+
+def _by_fold(score: Values, weak: Values, strong: Values) -> float:
+    """The mean over the same parts that learning held out: scores of different models are not compared."""
+    from sklearn.model_selection import KFold
+
+    parts = [held for _, held in KFold(FOLDS, shuffle=True, random_state=SEED).split(score)]
+    return float(np.mean([apgr(score[held], weak[held], strong[held]) for held in parts]))
+
+
+def _at_95(score: Values, weak: Values, strong: Values) -> list[str]:
+    order = np.argsort(-score, kind="stable")
+    quality = (weak.sum() + np.concatenate([[0.0], np.cumsum((strong - weak)[order])])) / len(weak)
+    enough = np.flatnonzero(quality >= 0.95 * strong.mean())
+    return [f"{100 * enough[0] / len(weak):.0f} %" if len(enough) else "never"]
+
+
+def _reference(outcomes: Outcomes) -> Values:
+    rules = load_routing()
+    return np.array(
+        [classify([{"role": "user", "content": question}], rules).complexity for question in outcomes.questions]
+    )
+
+
+def _litellm(outcomes: Outcomes) -> Values | None:
+    lines = "\n".join(json.dumps(question) for question in outcomes.questions)
+    command = [str(servers.peers_python()), "-c", LITELLM]
+    done = subprocess.run(command, input=lines, capture_output=True, text=True, check=False)
+    if done.returncode:
+        console.print(f"[yellow]LiteLLM's router did not run: {done.stderr.strip().splitlines()[-1:]}[/yellow]")
+        return None
+    return np.array(json.loads(done.stdout.strip().splitlines()[-1]), np.float64)
+
+
+def families(path: Path) -> None:
+    """The domain of a question, of 14, from its text alone (MMLU-Pro)."""
+    with gzip.open(path, "rt") as file:
+        rows = [json.loads(line) for line in file]
+    questions, labels = [row["question"] for row in rows], np.array([row["category"] for row in rows])
+    counted = count_terms(questions)
+    right, said = np.zeros(len(rows), bool), []
+    with console.status("Task family: learning …"):
+        for learned_from, held in StratifiedKFold(FOLDS, shuffle=True, random_state=SEED).split(labels, labels):
+            right[held] = _domains(counted, labels, learned_from, held)
+            said.append(right[held].mean())
+    most = max(np.mean(labels == label) for label in set(labels))
+    show(
+        f"Task family: {len(rows):,} questions, {len(set(labels))} domains",
+        ["classifier", "accuracy", "worst fold"],
+        [
+            ["always the commonest", f"{most:.3f}", ""],
+            ["learned", f"{right.mean():.3f}", f"{min(said):.3f}"],
+        ],
+    )
+
+
+def _domains(
+    counted: Counted, labels: npt.NDArray[np.str_], learned_from: npt.NDArray[np.intp], held: npt.NDArray[np.intp]
+) -> npt.NDArray[np.bool_]:
+    words, pieces = (_vocabulary([kind[row] for row in learned_from]) for kind in counted[:2])
+    model = LogisticRegression(C=10.0, max_iter=300)
+    model.fit(_matrix(counted, learned_from, words, pieces), labels[learned_from])
+    return np.asarray(model.predict(_matrix(counted, held, words, pieces)) == labels[held])
+
+
+def _csv(path: Path) -> list[dict[str, str]]:
+    csv.field_size_limit(2**22)
+    with gzip.open(path, "rt", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _column(rows: list[dict[str, str]], name: str) -> Values:
+    return np.array([float(row[name]) for row in rows])
+
+
+TABLES: dict[str, Callable[[Path], None]] = {
+    "routellm_mmlu_gsm8k_outcomes.csv.gz": routellm,
+    "bbh_direct_vs_cot.csv.gz": thinking,
+    "mmlu_pro_questions.jsonl.gz": families,
+}

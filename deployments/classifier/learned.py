@@ -1,0 +1,143 @@
+"""P(correct | query, variant), learned from outcomes: TF-IDF over words and pieces of words, logistic
+regression, and a calibration. Reads an artifact that `training.py` wrote; needs numpy and nothing else. Pure.
+
+An artifact is one `.npz` file without pickles, so that reading one runs nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import numpy.typing as npt
+
+from deployments.classifier.ngrams import SHAPE, shape, terms
+
+VERSION = 1
+
+Floats = npt.NDArray[np.float32]
+
+
+class ArtifactError(ValueError):
+    """A file that is no artifact, or one of another version."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """One kind of term: `columns` finds its column in the weights. A block is scaled to length 1 by itself, so
+    that many pieces do not outvote few words."""
+
+    columns: Mapping[str, int]
+    idf: Floats
+
+    def values(self, counts: Counter[str]) -> tuple[list[int], Floats]:
+        """The columns of a text, and their TF-IDF values."""
+        found = {self.columns[term]: count for term, count in counts.items() if term in self.columns}
+        columns = list(found)
+        values = self.idf[columns] * np.array([1.0 + math.log(count) for count in found.values()], np.float32)
+        norm = float(np.sqrt(values @ values))
+        return columns, values / norm if norm else values
+
+
+@dataclass(frozen=True)
+class Learned:
+    """`weights`: outputs × (words + pieces + shape); `bias`: outputs. `knots`: of each output's calibration, raw
+    scores in ascending order and the probabilities that belong to them. `about`: where it comes from, and how
+    good it was."""
+
+    names: tuple[str, ...]
+    words: Block
+    pieces: Block
+    weights: Floats
+    bias: Floats
+    knots: tuple[tuple[Floats, Floats], ...]
+    about: Mapping[str, Any]
+
+    def scores(self, text: str) -> Floats:
+        """Uncalibrated log-odds, one for each output."""
+        whole, parts = terms(text)
+        total = self.bias.copy()
+        start = 0
+        for block, counts in ((self.words, whole), (self.pieces, parts)):
+            columns, values = block.values(counts)
+            if columns:
+                total += self.weights[:, [start + column for column in columns]] @ values
+            start += len(block.idf)
+        return np.asarray(total + self.weights[:, start:] @ np.array(shape(text), np.float32), np.float32)
+
+    def predict(self, text: str) -> dict[str, float]:
+        """Calibrated probabilities, by output."""
+        scores = self.scores(text)
+        return {
+            name: float(np.interp(score, *knots))
+            for name, score, knots in zip(self.names, scores, self.knots, strict=True)
+        }
+
+    def save(self, path: Path) -> None:
+        """Write the artifact; it is there whole or not at all."""
+        about = {**self.about, "version": VERSION, "names": list(self.names)}
+        arrays: dict[str, npt.NDArray[Any]] = {
+            "about": _bytes(json.dumps(about, sort_keys=True)),
+            "words": _bytes("\n".join(self.words.columns)),
+            "words_idf": self.words.idf,
+            "pieces": _bytes("\n".join(self.pieces.columns)),
+            "pieces_idf": self.pieces.idf,
+            "weights": self.weights.astype(np.float16),
+            "bias": self.bias,
+        }
+        for index, (xs, ys) in enumerate(self.knots):
+            arrays[f"knots_{index}"] = np.stack([xs, ys])
+        staged = path.with_suffix(".tmp.npz")
+        np.savez_compressed(staged, allow_pickle=False, **arrays)
+        staged.replace(path)
+
+
+def load_learned(path: Path) -> Learned:
+    """Raises `ArtifactError`, and `OSError` where there is no file."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            about = json.loads(_text(file["about"]))
+            if about.get("version") != VERSION:
+                raise ArtifactError(f"{path} is of version {about.get('version')}, and this reads {VERSION}")
+            names = tuple(str(name) for name in about["names"])
+            words, pieces = (_block(file, kind) for kind in ("words", "pieces"))
+            weights, bias = file["weights"].astype(np.float32), file["bias"].astype(np.float32)
+            knots = tuple(_knots(file[f"knots_{index}"]) for index in range(len(names)))
+    except ArtifactError:
+        raise
+    except (ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
+        raise ArtifactError(f"{path} is no artifact: {error}") from error
+    expected = (len(names), len(words.idf) + len(pieces.idf) + len(SHAPE))
+    if weights.shape != expected or bias.shape != (len(names),):
+        raise ArtifactError(f"{path} is no artifact: its weights are {weights.shape}, not {expected}")
+    return Learned(names, words, pieces, weights, bias, knots, about)
+
+
+def _block(file: Mapping[str, npt.NDArray[Any]], kind: str) -> Block:
+    listed = _text(file[kind]).split("\n")
+    idf = file[f"{kind}_idf"].astype(np.float32)
+    if len(listed) != len(idf):
+        raise ArtifactError(f"{len(listed)} terms have {len(idf)} weights")
+    return Block({term: column for column, term in enumerate(listed)}, idf)
+
+
+def _knots(stacked: npt.NDArray[Any]) -> tuple[Floats, Floats]:
+    xs, ys = (np.asarray(row, np.float32) for row in stacked)
+    if not len(xs) or np.any(np.diff(xs) < 0) or not np.all((ys >= 0) & (ys <= 1)):
+        raise ArtifactError("its calibration is not one")
+    return xs, ys
+
+
+def _bytes(text: str) -> npt.NDArray[np.uint8]:
+    return np.frombuffer(text.encode(), np.uint8)
+
+
+def _text(array: Sequence[int] | npt.NDArray[Any]) -> str:
+    return np.asarray(array, np.uint8).tobytes().decode()

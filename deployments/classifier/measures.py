@@ -1,0 +1,51 @@
+"""How good a router and its probabilities are. Pure; arrays have one value for each question."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Values = npt.NDArray[np.float64]
+
+
+def apgr(score: Values, weak_ok: Values, strong_ok: Values) -> float:
+    """Area under the quality recovered against the share of calls that go to the strong model: 0.5 is chance, 1
+    would be all of the gap for no calls. `score`: the higher, the rather strong. (RouteLLM, arXiv 2406.18665;
+    ties are broken by the mean of both orders, so that a constant score is chance.)"""
+    gap = float(strong_ok.mean() - weak_ok.mean())
+    if gap <= 0:
+        raise ValueError(
+            f"the strong model is no better than the weak one (by {gap:.3f}): there is no gap to recover"
+        )
+    gain = strong_ok - weak_ok
+    return (_area(gain, np.argsort(-score, kind="stable")) + _area(gain, _other_ties(score))) / 2 / gap
+
+
+def _area(gain: Values, order: npt.NDArray[np.intp]) -> float:
+    recovered = np.concatenate([[0.0], np.cumsum(gain[order])]) / len(gain)
+    return float(np.trapezoid(recovered, dx=1 / len(gain)))
+
+
+def _other_ties(score: Values) -> npt.NDArray[np.intp]:
+    backwards = len(score) - 1 - np.argsort(-score[::-1], kind="stable")
+    return np.asarray(backwards)
+
+
+def calibration_error(probability: Values, ok: Values, bins: int = 10) -> float:
+    """Expected calibration error over bins of equally many questions: the mean distance between what was
+    promised and what was kept, 0 to 1."""
+    order = np.argsort(probability, kind="stable")
+    parts = [part for part in np.array_split(order, bins) if len(part)]
+    return float(sum(len(part) * abs(probability[part].mean() - ok[part].mean()) for part in parts) / len(order))
+
+
+def auroc(score: Values, ok: Values) -> float:
+    """The chance that a right one scores above a wrong one; 0.5 where one of the two kinds is missing."""
+    from scipy.stats import rankdata
+
+    right = ok > 0.5
+    count = int(right.sum())
+    if count in (0, len(ok)):
+        return 0.5
+    ranks = rankdata(score)
+    return float((ranks[right].sum() - count * (count + 1) / 2) / (count * (len(ok) - count)))

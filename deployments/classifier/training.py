@@ -1,0 +1,202 @@
+"""Learns a router from outcomes, offline: questions, and which variant answered each of them right.
+
+Probabilities are calibrated on questions that the model has not seen (cross-validation), and so are all measures.
+Nothing is promised beyond questions like these: what was learned on one set is at chance on another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+from sklearn.isotonic import IsotonicRegression
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GroupKFold, KFold
+
+from deployments.classifier.learned import Block, Floats, Learned
+from deployments.classifier.measures import apgr, auroc, calibration_error
+from deployments.classifier.ngrams import shape, terms
+
+LEAST_OUTCOMES = 100
+ENOUGH_FOR_ISOTONIC = 1000
+"""With fewer questions a line through the log-odds (Platt) is surer than a free monotone curve."""
+
+MOST_TERMS = 40_000
+SEEN_IN = 2
+"""A term counts that occurs in so many questions."""
+
+STRENGTH = 1.0
+"""Inverse of the regularization, scikit-learn's C."""
+
+Values = npt.NDArray[np.float64]
+
+
+class TooLittle(ValueError):
+    """Too few outcomes to learn from."""
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """`right`: for each variant, 1 or 0 for each question. `groups`: what the questions are about, where that is
+    known."""
+
+    questions: Sequence[str]
+    right: Mapping[str, Values]
+    groups: Sequence[str] | None = None
+
+    @property
+    def digest(self) -> str:
+        """A fingerprint of the data."""
+        digest = hashlib.sha256()
+        for index, question in enumerate(self.questions):
+            digest.update(f"{question}\0{[int(ok[index]) for ok in self.right.values()]}\n".encode())
+        return digest.hexdigest()
+
+    def some(self, rows: npt.NDArray[np.intp]) -> Outcomes:
+        """Only these questions."""
+        groups = None if self.groups is None else [self.groups[row] for row in rows]
+        right = {name: ok[rows] for name, ok in self.right.items()}
+        return Outcomes([self.questions[row] for row in rows], right, groups)
+
+
+Counted = tuple[list[Counter[str]], list[Counter[str]], list[list[float]]]
+
+
+def learn(outcomes: Outcomes, folds: int = 5, seed: int = 0) -> Learned:
+    """A router whose calibration and measures come from questions that each of its halves has not seen. Raises
+    `TooLittle`."""
+    count = len(outcomes.questions)
+    if count < LEAST_OUTCOMES:
+        raise TooLittle(f"{count} outcomes are too few to learn from; {LEAST_OUTCOMES} are the least")
+    counted = count_terms(outcomes.questions)
+    held_out = held_out_scores(counted, outcomes, folds, seed)
+    knots = tuple(calibration(scores, ok) for scores, ok in zip(held_out.T, outcomes.right.values(), strict=True))
+    words, pieces, weights, bias = _fit(counted, outcomes, np.arange(count))
+    about = {"data": outcomes.digest, "questions": count, "measures": measures(held_out, outcomes, folds, seed)}
+    return Learned(tuple(outcomes.right), words, pieces, weights, bias, knots, about)
+
+
+def count_terms(questions: Sequence[str]) -> Counted:
+    """Terms and shapes of every question."""
+    both = [terms(question) for question in questions]
+    return [whole for whole, _ in both], [parts for _, parts in both], [shape(question) for question in questions]
+
+
+def held_out_scores(
+    counted: Counted, outcomes: Outcomes, folds: int, seed: int, by_group: bool = False, most: int | None = None
+) -> Values:
+    """Log-odds (questions × variants) from models that have not seen the question, nor with `by_group` anything
+    of its group. `most`: learn from no more than so many questions."""
+    scores = np.zeros((len(outcomes.questions), len(outcomes.right)))
+    draw = np.random.default_rng(seed)
+    for learned_from, held in _folds(outcomes, folds, seed, by_group):
+        rows = learned_from if most is None else draw.permutation(learned_from)[:most]
+        words, pieces, weights, bias = _fit(counted, outcomes, rows)
+        scores[held] = _matrix(counted, held, words, pieces) @ weights.T.astype(np.float64) + bias
+    return scores
+
+
+def _folds(
+    outcomes: Outcomes, folds: int, seed: int, by_group: bool
+) -> Iterator[tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]]:
+    rows = np.zeros(len(outcomes.questions))
+    if by_group:
+        if outcomes.groups is None:
+            raise ValueError("the questions have no groups")
+        yield from GroupKFold(folds).split(rows, groups=list(outcomes.groups))
+    else:
+        yield from KFold(folds, shuffle=True, random_state=seed).split(rows)
+
+
+def _fit(counted: Counted, outcomes: Outcomes, rows: npt.NDArray[np.intp]) -> tuple[Block, Block, Floats, Floats]:
+    words, pieces = (_vocabulary([kind[row] for row in rows]) for kind in counted[:2])
+    matrix = _matrix(counted, rows, words, pieces)
+    weights = np.zeros((len(outcomes.right), matrix.shape[1]), np.float32)
+    bias = np.zeros(len(outcomes.right), np.float32)
+    for index, ok in enumerate(outcomes.right.values()):
+        right = ok[rows] > 0.5
+        if right.all() or not right.any():
+            # Nothing to tell apart: one more of each kind than was seen.
+            bias[index] = math.log((right.sum() + 1) / ((~right).sum() + 1))
+            continue
+        fitted = LogisticRegression(C=STRENGTH, max_iter=500).fit(matrix, right)
+        weights[index], bias[index] = fitted.coef_[0], fitted.intercept_[0]
+    return words, pieces, weights, bias
+
+
+def _vocabulary(counts: Sequence[Counter[str]]) -> Block:
+    seen_in: Counter[str] = Counter()
+    for one in counts:
+        seen_in.update(one.keys())
+    kept = [(term, n) for term, n in seen_in.most_common(MOST_TERMS) if n >= SEEN_IN]
+    idf = np.array([math.log((1 + len(counts)) / (1 + n)) + 1 for _, n in kept], np.float32)
+    return Block({term: column for column, (term, _) in enumerate(kept)}, idf)
+
+
+def _matrix(counted: Counted, rows: npt.NDArray[np.intp], words: Block, pieces: Block) -> sparse.csr_matrix:
+    """Questions × (words + pieces + shape), as `Learned.scores` sees them."""
+    data: list[Floats] = []
+    columns: list[npt.NDArray[np.int32]] = []
+    starts = [0]
+    after_words, after_pieces = len(words.idf), len(words.idf) + len(pieces.idf)
+    for row in rows:
+        of_words, word_values = words.values(counted[0][row])
+        of_pieces, piece_values = pieces.values(counted[1][row])
+        shaped = counted[2][row]
+        data += [word_values, piece_values, np.array(shaped, np.float32)]
+        columns += [
+            np.array(of_words, np.int32),
+            np.array(of_pieces, np.int32) + after_words,
+            np.arange(after_pieces, after_pieces + len(shaped), dtype=np.int32),
+        ]
+        starts.append(starts[-1] + len(of_words) + len(of_pieces) + len(shaped))
+    width = after_pieces + len(counted[2][0])
+    return sparse.csr_matrix((np.concatenate(data), np.concatenate(columns), starts), (len(rows), width))
+
+
+def calibration(scores: Values, ok: Values) -> tuple[Floats, Floats]:
+    """Scores and the probabilities that belong to them, from questions that were not learned from."""
+    right = ok > 0.5
+    grid = np.linspace(scores.min(), scores.max(), 60)
+    if right.all() or not right.any():
+        return np.array([0.0], np.float32), np.array([float(right.mean())], np.float32)
+    if len(scores) >= ENOUGH_FOR_ISOTONIC:
+        fitted = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip").fit(scores, right)
+        grid, values = fitted.X_thresholds_, fitted.y_thresholds_
+    else:
+        line = LogisticRegression(C=1e6).fit(scores[:, None], right)
+        values = line.predict_proba(grid[:, None])[:, 1]
+    return np.asarray(grid, np.float32), np.clip(np.asarray(values, np.float32), 0, 1)
+
+
+def measures(held_out: Values, outcomes: Outcomes, folds: int, seed: int) -> dict[str, Any]:
+    """Of each variant: share right, AUROC, calibration error (calibrated on the other folds). Of each pair of
+    neighbours from worse to better: the area under the quality recovered."""
+    found: dict[str, Any] = {"variants": {}, "pairs": {}}
+    calibrated = np.zeros_like(held_out)
+    for learned_from, held in _folds(outcomes, folds, seed + 1, by_group=False):
+        for index, ok in enumerate(outcomes.right.values()):
+            knots = calibration(held_out[learned_from, index], ok[learned_from])
+            calibrated[held, index] = np.interp(held_out[held, index], *knots)
+    for index, (name, ok) in enumerate(outcomes.right.items()):
+        found["variants"][name] = {
+            "right": round(float(ok.mean()), 4),
+            "auroc": round(auroc(held_out[:, index], ok), 4),
+            "calibration_error": round(calibration_error(calibrated[:, index], ok), 4),
+        }
+    names = list(outcomes.right)
+    ordered = sorted(range(len(names)), key=lambda index: float(outcomes.right[names[index]].mean()))
+    for weak, strong in pairwise(ordered):
+        if outcomes.right[names[strong]].mean() > outcomes.right[names[weak]].mean():
+            gain = calibrated[:, strong] - calibrated[:, weak]
+            area = apgr(gain, outcomes.right[names[weak]], outcomes.right[names[strong]])
+            found["pairs"][f"{names[weak]} → {names[strong]}"] = {"apgr": round(area, 4)}
+    return found

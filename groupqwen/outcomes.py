@@ -1,0 +1,80 @@
+"""Outcomes from a file: which model answered which question right (docs/EVALUATION.md says the columns)."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deployments.classifier.training import Outcomes
+
+LONGEST_FIELD = 2**22
+RIGHT = {"1": 1.0, "true": 1.0, "1.0": 1.0, "0": 0.0, "false": 0.0, "0.0": 0.0}
+
+
+class OutcomesError(ValueError):
+    """A file that cannot be read as outcomes, with the line that it fails at."""
+
+
+def read_outcomes(path: Path) -> Outcomes:
+    """One line for each question and model: `question`, `model`, `correct`, and `group` if there is one. CSV or
+    JSON lines, either may be gzipped. Questions that not all models have answered are left out. Raises
+    `OutcomesError`."""
+    try:
+        rows = list(_rows(path))
+    except (OSError, UnicodeDecodeError, EOFError) as error:
+        raise OutcomesError(f"{path} cannot be read: {error}") from error
+    answers: dict[str, dict[str, float]] = {}
+    groups: dict[str, str] = {}
+    models: dict[str, None] = {}
+    for line, row in rows:
+        question, model = str(row.get("question") or "").strip(), str(row.get("model") or "").strip()
+        correct = RIGHT.get(str(row.get("correct")).strip().lower())
+        if not question or not model or correct is None:
+            raise OutcomesError(f"{path}, line {line}: it needs `question`, `model` and `correct` (0 or 1)")
+        answers.setdefault(question, {})[model] = correct
+        groups[question] = str(row.get("group") or "")
+        models[model] = None
+    complete = [question for question, by_model in answers.items() if len(by_model) == len(models)]
+    if not complete:
+        raise OutcomesError(f"{path}: no question was answered by all of {', '.join(models) or 'no models'}")
+    right = {name: np.array([answers[question][name] for question in complete]) for name in models}
+    named = [groups[question] for question in complete]
+    return Outcomes(complete, right, named if any(named) else None)
+
+
+def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    zipped = path.suffix == ".gz"
+    kind = Path(path.stem).suffix if zipped else path.suffix
+    with path.open("rb") as file:
+        raw = gzip.GzipFile(fileobj=file) if zipped else file
+        text = io.TextIOWrapper(raw, encoding="utf-8", newline="")
+        yield from _json_lines(path, text) if kind in (".jsonl", ".ndjson") else _csv(path, text)
+
+
+def _json_lines(path: Path, text: Iterable[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    for line, written in enumerate(text, 1):
+        if written.strip():
+            try:
+                row = json.loads(written)
+            except ValueError as error:
+                raise OutcomesError(f"{path}, line {line}: no JSON: {error}") from error
+            if not isinstance(row, dict):
+                raise OutcomesError(f"{path}, line {line}: no JSON object")
+            yield line, row
+
+
+def _csv(path: Path, text: Iterable[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    csv.field_size_limit(LONGEST_FIELD)
+    reader = csv.DictReader(text)
+    try:
+        for row in reader:
+            yield reader.line_num, row
+    except csv.Error as error:
+        raise OutcomesError(f"{path}, line {reader.line_num}: {error}") from error
