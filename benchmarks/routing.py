@@ -1,7 +1,7 @@
 """Who should answer, learned from outcomes, beside the rules that people use: on public outcome logs.
 
-Every figure is from questions that were held out (5-fold). Controls stand in each table: chance, length, always one
-model, and an oracle that knows each outcome. The logs are not part of the project; see docs/EVALUATION.md.
+Every figure is from questions that were held out (5-fold). Controls stand in each table: chance, length, always
+one model, and an oracle that knows each outcome. The logs are not part of the project; see docs/EVALUATION.md.
 """
 
 from __future__ import annotations
@@ -101,7 +101,8 @@ def _pair_table(title: str, outcomes: Outcomes, sizes: tuple[int, ...]) -> None:
         scores["learned, on kinds that it has not seen"] = _gain(unseen)
     scores["oracle"] = strong - weak
     table = [
-        [name, f"{_by_fold(score, weak, strong):.3f}", *_at_95(score, weak, strong)] for name, score in scores.items()
+        [name, f"{_by_fold(score, weak, strong):.3f}", _at_95(score, weak, strong)]
+        for name, score in scores.items()
     ]
     show(
         f"{title}: {len(weak):,} questions, always weak {weak.mean():.3f}, always strong {strong.mean():.3f}",
@@ -124,11 +125,11 @@ def _by_fold(score: Values, weak: Values, strong: Values) -> float:
     return float(np.mean([apgr(score[held], weak[held], strong[held]) for held in parts]))
 
 
-def _at_95(score: Values, weak: Values, strong: Values) -> list[str]:
+def _at_95(score: Values, weak: Values, strong: Values) -> str:
     order = np.argsort(-score, kind="stable")
     quality = (weak.sum() + np.concatenate([[0.0], np.cumsum((strong - weak)[order])])) / len(weak)
     enough = np.flatnonzero(quality >= 0.95 * strong.mean())
-    return [f"{100 * enough[0] / len(weak):.0f} %" if len(enough) else "never"]
+    return f"{100 * enough[0] / len(weak):.0f} %" if len(enough) else "never"
 
 
 def _reference(outcomes: Outcomes) -> Values:

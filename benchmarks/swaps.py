@@ -39,7 +39,8 @@ class Swapped:
 def main(profile: str, rounds: int) -> None:
     """Measure and print."""
     with group(profile) as (settings, credentials):
-        names = [name for name, served in settings.profile.variants.items() if served.keep == "auto"]
+        served = settings.profile.on(None).variants
+        names = [name for name, one in served.items() if one.keep == "auto"]
         if not names:
             raise ConfigError(f"profile {profile} keeps all its variants always: there is nothing to swap")
         headers = {"authorization": f"Bearer {credentials.api_key}", "cache-control": "no-store"}
@@ -96,7 +97,11 @@ def _timed(what: Callable[[], None]) -> float:
 
 
 def _in(client: httpx.Client, name: str) -> None:
-    client.post(f"/models/{name}/load").raise_for_status()
+    until = time.monotonic() + PATIENCE_SECONDS
+    # A first load may take longer than a request would wait for it.
+    while (response := client.post(f"/models/{name}/load")).status_code == 503 and time.monotonic() < until:
+        time.sleep(ASK_SECONDS)
+    response.raise_for_status()
 
 
 def _out(client: httpx.Client, name: str) -> None:

@@ -260,6 +260,7 @@ def _with(
                 "kv_dtype": "q8_0" if q8 else served.kv_dtype,
                 "quantization": files.get(name, served.quantization),
                 "keep": "auto" if name in let_go else served.keep,
+                "replicas": 1 if name in let_go else served.replicas,
             }
         )
     return tuple(changes), profile.model_copy(update={"variants": variants})

@@ -327,7 +327,10 @@ def models_pull(profile: ProfileOption = "cpu") -> None:
     catalog = load_catalog()
     here = home()
     here.make()
-    fetch_profile(load_profile(profile, catalog), catalog, here, console)
+    chosen = load_profile(profile, catalog)
+    # What `up` would serve here: the files that suit this machine, and of the nodes none.
+    fitted, _ = fit(chosen, catalog, this_machine(chosen.machine.accelerator))
+    fetch_profile(fitted.on(None), fitted.serving(catalog), here, console)
     console.print("All weights are there.")
 
 

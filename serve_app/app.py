@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ray.serve import Application
 
 from configs.catalog import Catalog, load_catalog
+from configs.code import code_id
 from configs.document import ConfigError
 from configs.fitting import fit, this_machine
 from configs.home import Home, home
@@ -56,7 +57,8 @@ class AppArgs(BaseModel):
     node: DeviceClass | None = Field(None, description="Of a node's application: whose variants it holds.")
     build: str = Field(
         "",
-        description="Any text; when it changes, Serve replaces all replicas, else those whose arguments change.",
+        description="Any text; when it changes, Serve replaces all replicas, else those whose arguments change. "
+        "Unset: a fingerprint of the code.",
     )
 
 
@@ -70,7 +72,7 @@ def build(args: dict[str, Any]) -> Application:
     profile, _ = fit(profile, catalog, hardware)
     catalog = profile.serving(catalog)
     here = home()
-    graph = Graph(asked.build)
+    graph = Graph(asked.build or code_id())
     busy = profile.limits.concurrent_requests
 
     light = {
@@ -98,7 +100,10 @@ def build(args: dict[str, Any]) -> Application:
         on_it = {**light, "ray_actor_options": light_on(asked.node)}
         return graph.bind(Trial, on_it, variants | ({RESIDENCY: keeper} if keeper else {}))
     redis_url = required("GROUPQWEN_REDIS_URL")
-    cache = graph.bind(SemanticCache, ruled, *cache_arguments(profile, catalog, here))
+    of_cache = cache_arguments(profile, catalog, here)
+    # (A file's path stays the same when its source changes.)
+    made_with = [*of_cache, catalog.embedders[profile.embedder]]
+    cache = graph.versioned(graph.bind(SemanticCache, ruled, *of_cache), made_with)
     classifier = graph.bind(Classifier, ruled)
     ledger = graph.bind(Ledger, light, required("GROUPQWEN_DATABASE_URL"), str(here.journal))
     router = graph.bind(Router, ruled, profile, catalog, variants, redis_url, cache, classifier)
@@ -125,14 +130,18 @@ def variant(graph: Graph, row: Row, plan: Plan, catalog: Catalog, here: Home) ->
         "max_surge_percent": 100 if row.resident and plan.has_room_twice else 0,
     }
     wake_seconds = profile.limits.wake_seconds
+    # Who is swapped is replaced when there is other room for it: what is in memory then was let in by the old
+    # rules.
+    room = None if row.resident else (plan.swap_mb, plan.max_awake)
     # Every node has a home of its own: the paths of weights begin there.
     if spec.engine == "vllm":
         start = vllm_start(row, plan, spec, served, here.model_folder(name).relative_to(here.root))
         node = bind_vllm(start, spec, served, wake_seconds, options)
-        return graph.versioned(node, [start, spec, served, wake_seconds])
+        return graph.versioned(node, [start, spec, served, wake_seconds, room])
     options["ray_actor_options"] = plan.reserves(row)
     file = str(here.model_file(name, spec.source).relative_to(here.root))
-    return graph.bind(LlamaCppVariant, options, name, file, spec, served, wake_seconds)
+    arguments = name, file, spec, served, wake_seconds
+    return graph.versioned(graph.bind(LlamaCppVariant, options, *arguments), [*arguments, room])
 
 
 def bind_vllm(*arguments: Any) -> Application:

@@ -73,7 +73,8 @@ class ChatTemplate:
         try:
             reserved = {"messages", "tools", "functions", "function_call", "tool_choice"}
             extra = {key: value for key, value in kwargs.items() if key not in reserved}
-            return str(self._formatter(messages=plain, tools=tools or None, **extra).prompt)
+            offered = self._control.disarm(list(tools)) if tools else None
+            return str(self._formatter(messages=plain, tools=offered, **extra).prompt)
         except Exception as error:  # templates raise ValueError, TemplateError, TypeError, …
             raise invalid(
                 f"The model's chat template refuses this conversation: {error}", param="messages"

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from ray.exceptions import RayActorError
+from ray.exceptions import ActorDiedError, RayTaskError
 from ray.serve import metrics
 from ray.serve.handle import DeploymentHandle
 
@@ -56,6 +56,7 @@ class ResidencyKeeper:
         self._accelerator = accelerator
         self._asked: dict[str, int] = {}
         self._heard: set[str] = set()
+        self._heard_pin: set[str] = set()
         self._loads: Counter[str] = Counter()
         self._started = time.monotonic()
         self._news = asyncio.Event()
@@ -117,6 +118,7 @@ class ResidencyKeeper:
             raise ChatError(
                 str(impossible), status=409, kind="invalid_request_error", code="no_room", param="pinned"
             ) from impossible
+        self._heard_pin.add(name)
         self._variants[name].pin.remote(pinned)  # If it does not hear this, it is told again at the next look.
         return self.about(name)
 
@@ -197,10 +199,12 @@ class ResidencyKeeper:
         """The variants keep their pins for a Residency that is restarted, and it for a variant that is."""
         known = self._node.is_pinned(name)
         if told == known:
+            self._heard_pin.add(name)
             return
-        if name in self._heard:
+        if name in self._heard_pin:
             self._variants[name].pin.remote(known)
             return
+        self._heard_pin.add(name)
         with suppress(Impossible):  # The budget may have become smaller in between.
             self._node.pin(name, told)
 
@@ -255,17 +259,18 @@ class ResidencyKeeper:
         except Exception as error:
             logger.warning("residency: %s did not leave in order: %r", name, error)
             # Dead, it holds nothing; alive, it may hold its memory until Serve has replaced it.
-            asleep = not isinstance(error, RayActorError) and await self._until_it_left(name)
+            died = isinstance(error, ActorDiedError) and not isinstance(error, RayTaskError)
+            asleep = not died and await self._until_it_left(name, asleep)
         self._node.gone(name, time.monotonic(), asleep=asleep)
         self._swaps.inc(tags={"variant": name, "kind": "out"})
 
-    async def _until_it_left(self, name: str) -> bool:
+    async def _until_it_left(self, name: str, may_sleep: bool) -> bool:
         """Wait for a variant to say that it is out; whether it is asleep. Raises `RuntimeError` where it stays."""
         until = time.monotonic() + LOAD_SECONDS
         while time.monotonic() < until:
             status = await self._status(name)
             said = "" if status is None else status["state"]
-            if said in ("absent", "asleep"):
+            if said == "absent" or (said == "asleep" and may_sleep):
                 return bool(said == "asleep")
             if said == "awake":
                 break

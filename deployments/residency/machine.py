@@ -220,7 +220,7 @@ class Residency:
         one is under way."""
         if self._swap is not None:
             return None
-        self._swap = self._swap_for_waiters(now) or self._swap_for_idlers(now)
+        self._swap = self._swap_for_room(now) or self._swap_for_waiters(now) or self._swap_for_idlers(now)
         swap = self._swap
         if swap is not None:
             self._still_leaving = set(swap.leaving)
@@ -245,6 +245,14 @@ class Residency:
             # In order: who waits longer is not passed by those who need less room.
             return None
         return None
+
+    def _swap_for_room(self, now: float) -> Swap | None:
+        """What was found in memory may be more than there is room for: after a rollout that left less."""
+        excess, too_many = self.used_mb - self.budget_mb, self.awake - self.max_awake
+        if excess <= 0 and too_many <= 0:
+            return None
+        leaving = self._leaving("", excess, too_many, now, impatient=True, altogether=True)
+        return Swap(None, leaving, altogether=True) if leaving else None
 
     def _swap_for_idlers(self, now: float) -> Swap | None:
         for name, v in self._variants.items():

@@ -195,7 +195,8 @@ class VllmVariant(Resident, LLMServer):  # type: ignore[misc]
         builder = ChunkBuilder(context.request_id, self._name)
         raw = isinstance(request, RawPromptRequest)
         if not raw:
-            request = request.model_copy(update={"messages": self._control.disarm(request.messages)})
+            written = {"messages": request.messages, "tools": request.tools}
+            request = request.model_copy(update=self._control.disarm(written))
         make = completion_fields if isinstance(request, RawPromptRequest) else chat_fields
         fields = make(request, self._spec, builder.id)  # type: ignore[arg-type]  # mypy joins the two functions
         try:

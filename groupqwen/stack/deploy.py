@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import subprocess
@@ -17,6 +16,7 @@ import httpx
 import yaml
 
 from configs.catalog import Catalog
+from configs.code import code_id
 from configs.placement import application_of
 from configs.routing import load_routing
 from groupqwen.stack.credentials import Credentials
@@ -33,10 +33,11 @@ RULED = ("Router", "SemanticCache", "Classifier")
 """Deployments that `user_config` brings the routing rules: they change without a restart."""
 
 
-def serve_config(settings: Settings) -> dict[str, Any]:
+def serve_config(settings: Settings, build: str | None = None) -> dict[str, Any]:
     """What `serve deploy` takes, with everything that it depends on inside: profile, the catalog's part of it and
     the rules; so that it can be gone back to, whatever has become of the files by then. Serve listens on loopback;
-    haproxy.sh adds the address of `--listen`."""
+    haproxy.sh adds the address of `--listen`. `build`: when it changes, everything is replaced; None: when the
+    code does."""
     profile, catalog = settings.profile, settings.profile.serving(settings.catalog)
     used = Catalog(
         variants={name: catalog.variant(name) for name in profile.variants},
@@ -46,7 +47,7 @@ def serve_config(settings: Settings) -> dict[str, Any]:
     args = {
         "profile": profile.model_dump(mode="json", exclude_defaults=True),
         "catalog": used.model_dump(mode="json", exclude_defaults=True),
-        "build": build_id(),
+        "build": build or code_id(),
     }
     on_nodes = [device for device in profile.nodes if profile.on(device).variants]
     return {
@@ -77,17 +78,6 @@ def serve_config(settings: Settings) -> dict[str, Any]:
             ),
         ],
     }
-
-
-def build_id() -> str:
-    """A fingerprint of the code that replicas run: when it changes, Serve replaces them."""
-    digest = hashlib.sha256()
-    root = Path(__file__).parents[2]
-    for package in ("configs", "deployments", "serve_app"):
-        for path in sorted((root / package).rglob("*")):
-            if path.suffix in (".py", ".sql"):
-                digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def deploy(settings: Settings, credentials: Credentials, config: dict[str, Any]) -> None:

@@ -30,7 +30,7 @@ from groupqwen.stack import postgres, redis
 from groupqwen.stack.checks import check_home, check_machine, check_ports, ports_are_free
 from groupqwen.stack.credentials import Credentials, load_credentials, write_private
 from groupqwen.stack.deploy import wait_for_ray
-from groupqwen.stack.firewall import firewall
+from groupqwen.stack.firewall import firewall, interface_of
 from groupqwen.stack.problem import StartProblem
 from groupqwen.stack.processes import end, marked, orphaned_agents, wait_until
 from groupqwen.stack.rollout import CanaryPlan, roll_out
@@ -155,6 +155,8 @@ def _check(settings: Settings) -> None:
     """What can be known to be wrong before anything is touched."""
     make_plans(settings.profile, settings.catalog, memory_mb(settings.profile.machine.accelerator))
     load_routing()
+    if settings.interface != LOOPBACK:
+        interface_of(settings.interface)
     check_machine(settings.profile.on(None), settings.catalog)
     check_home(settings)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 import yaml
 
+from configs.code import code_id
 from configs.machine import free_gpu_memory_mb, free_memory_mb
 from configs.planner import lay_out
 from deployments.router.canary import CANARY
@@ -58,11 +59,10 @@ def roll_out(
 ) -> str | None:
     """Deploy, and wait until it answers. What a canary showed is returned. Raises `StartProblem`, after going back
     to what served before."""
-    config = serve_config(settings)
     previous = serving(settings)
-    if previous is not None and APPLICATION not in (
-        (application(settings, credentials) or {}).get("applications") or {}
-    ):
+    found = ((application(settings, credentials) or {}).get("applications") or {}).get(APPLICATION)
+    config = serve_config(settings, build_of(found, previous))
+    if found is None:
         previous = None  # Of an earlier life of the cluster: there is nothing to go back to.
     told = None
     if canary is not None:
@@ -83,6 +83,16 @@ def roll_out(
     staged.write_text(yaml.safe_dump(config, sort_keys=False))
     staged.replace(note)
     return told
+
+
+def build_of(found: Mapping[str, Any] | None, previous: Config | None) -> str:
+    """The `build` to deploy: the code's fingerprint. Where Serve has given something up, with the time added,
+    because it does not try again what has not changed; and that stays until the code changes."""
+    code = code_id()
+    if found is not None and found.get("status") == "DEPLOY_FAILED":
+        return f"{code}+{int(time.time())}"
+    before = "" if previous is None else str(previous["applications"][0]["args"].get("build"))
+    return before if before.startswith(f"{code}+") else code
 
 
 def changed_variants(previous: Config, config: Config) -> list[str]:

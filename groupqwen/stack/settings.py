@@ -79,7 +79,14 @@ class Settings:
             "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(ports.fallback),
             "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(ports.fallback_grpc),
             **_replica_ports(ports.http),
+            **({} if self.interface == LOOPBACK else metrics_ports(ports)),
         }
+
+
+def metrics_ports(ports: Ports) -> dict[str, str]:
+    """Two more ports on which Ray listens everywhere, brought into the block of its others
+    (`groupqwen/stack/firewall.py`)."""
+    return {"AUTOSCALER_METRIC_PORT": str(ports.cluster + 4), "DASHBOARD_METRIC_PORT": str(ports.cluster + 5)}
 
 
 def node_environment(home: Home, interface: str) -> dict[str, str]:

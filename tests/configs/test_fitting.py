@@ -60,6 +60,14 @@ def test_a_small_machine_gets_shorter_contexts_and_then_swaps() -> None:
     assert make_plan(fitted, CATALOG, 4000).fits
 
 
+def test_copies_of_one_that_is_swapped_are_given_up() -> None:
+    profile = cpu()
+    twice = profile.variants["qwen2.5-coder-1.5b"].model_copy(update={"replicas": 2})
+    profile = profile.model_copy(update={"variants": {**profile.variants, "qwen2.5-coder-1.5b": twice}})
+    fitted, _ = fit(profile, CATALOG, Hardware(5500, 2, frozenset()))
+    assert Profile.model_validate(fitted.model_dump()).variants["qwen2.5-coder-1.5b"].replicas == 1
+
+
 def test_limits_hold_however_much_there_is() -> None:
     fitted, changes = fit(cpu(max_memory_mb=2500), CATALOG, PLENTY)
     assert changes

@@ -12,6 +12,7 @@ import pytest
 
 from configs.home import Home
 from configs.profile import Ports, load_profile
+from groupqwen.stack.credentials import Credentials
 from groupqwen.stack.firewall import firewall, interface_of, ray_ports
 from groupqwen.stack.problem import StartProblem
 from groupqwen.stack.settings import Settings
@@ -52,6 +53,9 @@ def test_all_ports_on_which_ray_listens_everywhere_are_closed_but_on_one_interfa
     settings = Settings(home, load_profile("cpu"), PORTS, interface="100.64.0.1")
     options = dict(part.lstrip("-").split("=", 1) for part in ray_program(settings).command if "=" in part)
     listens = {name: int(value) for name, value in options.items() if name.endswith("port")}
+    environment = settings.environment(Credentials("", "", "", ""))
+    listens |= {name: int(value) for name, value in environment.items() if name.endswith("_METRIC_PORT")}
+    assert len(listens) > 9
     workers = set(range(listens.pop("min-worker-port"), listens.pop("max-worker-port") + 1))
     on_loopback = {listens.pop("dashboard-port")}
     assert len(workers) > 500

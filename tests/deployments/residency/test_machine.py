@@ -138,6 +138,22 @@ def test_what_was_awake_before_is_adopted() -> None:
     assert bring(node, "a", 50).leaving == ("b",)
 
 
+def test_what_is_found_beyond_the_room_goes_though_nobody_waits() -> None:
+    node = three(budget=100)
+    for name, uses in (("a", 5), ("b", 1), ("c", 3)):
+        node.adopt(name, State.AWAKE, 0)
+        node.used(name, 0, uses)
+    node.busy("c", 1)
+    assert node.next_swap(1) == Swap(None, ("b",), altogether=True)
+    node.gone("b", 2)
+    assert node.next_swap(3) is None
+    few = Residency(100, {name: Footprint(10) for name in "abc"}, POLICY, max_awake=1)
+    for name in "abc":
+        few.adopt(name, State.AWAKE, 0)
+    few.used("b", 0)
+    assert few.next_swap(1) == Swap(None, ("a", "c"), altogether=True)
+
+
 def test_pins_hold_and_what_they_make_impossible_is_refused() -> None:
     node = three(budget=100, p=Footprint(30, pinned=True))
     bring(node, "p", 0)

@@ -8,12 +8,13 @@ import typer
 import yaml
 from ray.serve.schema import ServeDeploySchema
 
+from configs.code import code_id
 from configs.home import Home
 from configs.profile import load_profile
 from deployments.router.canary import CANARY, CanaryRules
 from groupqwen.cli import _share
 from groupqwen.stack.deploy import serve_config
-from groupqwen.stack.rollout import Config, changed_variants, serving, with_canary
+from groupqwen.stack.rollout import Config, build_of, changed_variants, serving, with_canary
 from groupqwen.stack.settings import Settings
 from serve_app.app import AppArgs
 
@@ -106,3 +107,17 @@ def test_a_share_is_written_either_way(text: str, share: float) -> None:
 def test_what_is_no_share_is_refused(text: str) -> None:
     with pytest.raises(typer.BadParameter):
         _share(text)
+
+
+def test_what_serve_has_given_up_is_tried_again_under_another_build() -> None:
+    code = code_id()
+    failed, running = {"status": "DEPLOY_FAILED"}, {"status": "RUNNING"}
+
+    def noted(build: str) -> dict[str, Any]:
+        return {"applications": [{"args": {"build": build}}]}
+
+    assert build_of(None, None) == build_of(running, noted(code)) == code
+    again = build_of(failed, noted(code))
+    assert again.startswith(f"{code}+")
+    assert build_of(running, noted(again)) == again, "what runs now is not replaced for that"
+    assert build_of(running, noted("other code+1")) == code
