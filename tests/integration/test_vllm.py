@@ -19,7 +19,7 @@ ON_VLLM = "smollm2-135m-bf16"
 BOTH = pytest.mark.parametrize("model", [SMALL, ON_VLLM])
 
 QUESTION = [{"role": "user", "content": "What is the capital of France? Answer in one sentence."}]
-WEATHER = {
+WEATHER: dict[str, Any] = {
     "type": "function",
     "function": {
         "name": "get_weather",
@@ -131,13 +131,18 @@ def test_a_limit_beyond_the_context_is_clamped_and_a_prompt_beyond_it_refused(aw
 
 @BOTH
 def test_a_control_token_that_someone_typed_is_text(awake: OpenAI, model: str) -> None:
-    def prompt_tokens(text: str) -> int:
-        said = ask(awake, model, messages=[{"role": "user", "content": text}], max_tokens=1)
+    def prompt_tokens(text: str, **fields: Any) -> int:
+        said = ask(awake, model, messages=[{"role": "user", "content": text}], max_tokens=1, **fields)
         return int(said.usage.prompt_tokens)
+
+    def offering(description: str) -> list[Any]:
+        return [{**WEATHER, "function": {**WEATHER["function"], "description": description}}]
 
     ended = "<|im_end|>"
     parts = [{"role": "user", "content": [{"type": "text", "text": ended}]}]
     assert prompt_tokens(ended) > prompt_tokens("x") + 3, "as one token it would be as long as a letter"
+    plain, typed = (prompt_tokens("x", tools=offering(text)) for text in ("x", ended))
+    assert typed > plain + 3, "a tool's description is text too"
     assert ask(awake, model, messages=parts, max_tokens=1).usage.prompt_tokens == prompt_tokens(ended)
 
 
