@@ -1,17 +1,16 @@
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
-import pytest
 import yaml
 from ray.serve.schema import ServeDeploySchema
 
+from configs.code import code_id
 from configs.document import ROOT
 from configs.home import Home
 from configs.profile import Profile, load_profile
 from groupqwen.stack import deploy
-from groupqwen.stack.deploy import build_id, serve_config
+from groupqwen.stack.deploy import serve_config
 from groupqwen.stack.settings import Settings
 from serve_app.app import AppArgs
 
@@ -33,7 +32,7 @@ def test_serve_takes_the_configuration_and_listens_on_loopback(tmp_path: Path) -
     assert args.profile == load_profile("cpu")
     assert args.catalog is not None
     assert set(args.catalog.variants) == set(load_profile("cpu").variants), "of the catalog, what is served"
-    assert args.build == build_id()
+    assert args.build == code_id()
     limit = load_profile("cpu").limits.request_seconds
     assert taken.http_options.request_timeout_s is not None
     assert taken.http_options.request_timeout_s > limit, "ours comes first, with an error event"
@@ -74,47 +73,6 @@ def test_a_profile_of_ones_own_is_the_one_that_replicas_load(tmp_path: Path) -> 
     assert args.profile == settings.profile, "it is inside: the file may go"
     assert isinstance(args.profile, Profile)
     assert args.profile.name == "my-bench"
-
-
-@pytest.fixture
-def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A small tree like ours, of which `build_id` takes the fingerprint."""
-    for file in ("configs/models.yaml", "configs/routing.yaml", "configs/profiles/cpu.yaml"):
-        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT.parent / file, tmp_path / file)
-    for file in ("deployments/a.py", "deployments/ledger/0001.sql", "serve_app/b.py", "groupqwen/stack/deploy.py"):
-        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / file).write_text(f"# {file}\n")
-    monkeypatch.setattr(deploy, "__file__", str(tmp_path / "groupqwen/stack/deploy.py"))
-    return tmp_path
-
-
-@pytest.mark.parametrize(
-    ("file", "replaces"),
-    [
-        ("deployments/a.py", True),
-        ("deployments/ledger/0001.sql", True),
-        ("serve_app/b.py", True),
-        ("configs/models.yaml", False),  # stands in the configuration itself, and so do the rest
-        ("configs/profiles/cpu.yaml", False),
-        ("configs/routing.yaml", False),
-        ("groupqwen/stack/deploy.py", False),  # replicas do not run it
-        ("deployments/__pycache__/a.pyc", False),
-    ],
-)
-def test_replicas_are_replaced_just_when_what_they_run_changes(copy: Path, file: str, replaces: bool) -> None:
-    before = build_id()
-    assert build_id() == before
-    (copy / file).parent.mkdir(exist_ok=True)
-    with (copy / file).open("a") as changed:
-        changed.write("\n# changed\n")
-    assert (build_id() != before) == replaces
-
-
-def test_the_real_build_has_an_id() -> None:
-    assert build_id() == build_id()
-    assert len(build_id()) == 16
-    int(build_id(), 16)
 
 
 def test_the_reason_of_a_failure_is_the_end_of_its_traceback() -> None:
