@@ -73,5 +73,14 @@ def swaps(
     main(profile, rounds)
 
 
+@app.command()
+def routing() -> None:
+    """Learned routing beside length, the reference rules and LiteLLM's, on public outcome logs
+    (docs/EVALUATION.md)."""
+    from benchmarks.routing import main
+
+    main()
+
+
 if __name__ == "__main__":
     app()
