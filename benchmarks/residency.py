@@ -249,7 +249,7 @@ def main(live: bool) -> None:
         [[name, f"{t.load:.2f}", f"{t.unload:.2f}", f"{t.service:.2f}"] for name, t in times.items()],
     )
     compare(small, times, f"{REQUESTS} requests, {CLIENTS} clients, {SEEDS} traces: one of three at a time")
-    card = lay_out(load_profile("rtx5090", catalog), catalog, 1)
+    card = lay_out(load_profile("rtx5090", catalog).on(None), catalog, 1)
     compare(card, estimated(card), "The same on the plan of rtx5090, with guessed times")
     if live:
         names = sorted(small.profile.variants, key=lambda name: catalog.variant(name).memory_mb)
