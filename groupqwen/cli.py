@@ -6,9 +6,8 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, cast, overload
+from typing import Annotated, overload
 
-import httpx
 import typer
 from rich.console import Console
 from rich.panel import Panel
@@ -21,6 +20,7 @@ from configs.home import home
 from configs.planner import PlanRefused, make_plans
 from configs.profile import load_profile, profile_names
 from groupqwen import __version__, routers
+from groupqwen.client import ask_first_question, endpoint_and_key, get, print_answer, print_route
 from groupqwen.downloads import DownloadError, is_ready
 from groupqwen.models import fetch_profile
 from groupqwen.plans import show_plan
@@ -75,7 +75,7 @@ def up(
     credentials = bring_up(settings, choices, console)
     console.print(f"Ready in {time.monotonic() - started:.0f} s.")
     if ask:
-        _ask_first_question(settings.endpoint, credentials.api_key)
+        ask_first_question(settings.endpoint, credentials.api_key, console)
     table = Table(show_header=False, box=None, padding=(0, 2))
     table.add_row("Endpoint", settings.endpoint)
     if listen:
@@ -205,14 +205,14 @@ def invite() -> None:
 @app.command()
 def status() -> None:
     """What runs, how it is, and how to reach it."""
-    endpoint, key = _endpoint()
-    health = _get(endpoint, key, "/health", accept=(200, 503)).json()
+    endpoint, key = endpoint_and_key()
+    health = get(endpoint, key, "/health", accept=(200, 503)).json()
     table = Table("part", "state", "details", title=f"GroupQwen: {health['status']}", expand=False)
     for part, state in (health.get("parts") or {}).items():
         if part != "variants":
             details = ", ".join(f"{k}={v}" for k, v in state.items() if k != "ok" and v not in (None, 0))
             table.add_row(part, "ok" if state["ok"] else "[red]away[/red]", details)
-    for model in _get(endpoint, key, "/models").json()["data"][1:]:
+    for model in get(endpoint, key, "/models").json()["data"][1:]:
         live = model["status"]
         shown = {"active": "active", "waiting": "waiting", "memory_mb": "MiB"}
         details = ", ".join(f"{live[key]} {unit}" for key, unit in shown.items() if key in live)
@@ -228,7 +228,7 @@ def chat(
     explain: Annotated[bool, typer.Option(help="Show who answered and why.")] = True,
 ) -> None:
     """Ask a question, or talk."""
-    endpoint, key = _endpoint()
+    endpoint, key = endpoint_and_key()
     history: list[dict[str, str]] = []
     asked = " ".join(question or [])
     while True:
@@ -240,10 +240,22 @@ def chat(
             if not asked:
                 return
         history.append({"role": "user", "content": asked})
-        history.append({"role": "assistant", "content": _print_answer(endpoint, key, model, history, explain)})
+        history.append(
+            {"role": "assistant", "content": print_answer(endpoint, key, model, history, explain, console)}
+        )
         if question:
             return
         asked = ""
+
+
+@app.command()
+def route(
+    question: Annotated[str, typer.Argument(help="What would be asked.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="auto, a level, or a variant.")] = "auto",
+) -> None:
+    """Who would answer a question, and why the others would not. Nothing is generated."""
+    endpoint, key = endpoint_and_key()
+    print_route(endpoint, key, model, question, console)
 
 
 @app.command()
@@ -332,67 +344,6 @@ def models_pull(profile: ProfileOption = "cpu") -> None:
     fitted, _ = fit(chosen, catalog, this_machine(chosen.machine.accelerator))
     fetch_profile(fitted.on(None), fitted.serving(catalog), here, console)
     console.print("All weights are there.")
-
-
-def _endpoint() -> tuple[str, str]:
-    from groupqwen.stack.credentials import load_credentials
-    from groupqwen.stack.lifecycle import remembered, settings_for
-
-    choices = remembered(home())
-    if choices is None:
-        raise StartProblem("nothing has been started here yet: run `bash scripts/up.sh`")
-    return settings_for(home(), choices).endpoint, load_credentials(home()).api_key
-
-
-def _get(endpoint: str, key: str, path: str, accept: tuple[int, ...] = (200,)) -> httpx.Response:
-    try:
-        response = httpx.get(endpoint + path, headers={"Authorization": f"Bearer {key}"}, timeout=15)
-    except httpx.HTTPError as error:
-        raise StartProblem(f"{endpoint} does not answer: run `bash scripts/up.sh`") from error
-    if response.status_code not in accept:
-        raise StartProblem(f"{endpoint}{path} answered {response.status_code}: {response.text[:200]}")
-    return response
-
-
-def _ask_first_question(endpoint: str, key: str) -> None:
-    question = "What is the capital of France? Answer in one sentence."
-    response = httpx.post(
-        f"{endpoint}/chat/completions",
-        headers={"Authorization": f"Bearer {key}", "cache-control": "no-store"},
-        json={"messages": [{"role": "user", "content": question}], "max_tokens": 60},
-        timeout=120,
-    )
-    if response.status_code != 200:
-        raise StartProblem(f"the first question failed: {response.status_code} {response.text[:300]}")
-    answer: dict[str, Any] = response.json()
-    about = answer["metadata"]
-    console.print(f"\n[bold]You[/bold]  {question}")
-    console.print(f"[bold]{about['variant']}[/bold]  {answer['choices'][0]['message']['content'].strip()}")
-    console.print(f"[dim]why: {response.headers['x-groupqwen-decision']}; {about['latency_ms']:.0f} ms[/dim]\n")
-
-
-def _print_answer(endpoint: str, key: str, model: str, history: list[dict[str, str]], explain: bool) -> str:
-    from openai import OpenAI, OpenAIError
-    from openai.types.chat import ChatCompletionMessageParam
-
-    client = OpenAI(base_url=endpoint, api_key=key)
-    said: list[str] = []
-    about: dict[str, Any] = {}
-    try:
-        messages = cast(list[ChatCompletionMessageParam], history)
-        stream = client.chat.completions.create(model=model, messages=messages, stream=True)
-        for chunk in stream:
-            for choice in chunk.choices:
-                said.append(choice.delta.content or "")
-                console.print(choice.delta.content or "", end="", markup=False, highlight=False)
-            about = (chunk.model_extra or {}).get("metadata") or about
-    except OpenAIError as error:
-        raise StartProblem(str(error)) from error
-    console.print()
-    if explain and about:
-        route = about.get("route") or {}
-        console.print(f"[dim]{about.get('variant')}: {route.get('reason')}; {about.get('latency_ms')} ms[/dim]")
-    return "".join(said)
 
 
 def main() -> None:

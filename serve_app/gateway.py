@@ -62,6 +62,7 @@ from serve_app.schemas import (
     Pin,
     Residence,
     Rollout,
+    Route,
     TextAnswer,
 )
 from serve_app.websocket import serve_socket
@@ -350,6 +351,14 @@ class Gateway:
                 code="always_resident",
             )
         return self._residency
+
+    @api.post("/v1/route")
+    async def route(self, body: ChatRequest, request: Request) -> Route:
+        """The decision for a conversation, without an answer: which variant, and why the others were passed
+        over. The cache is not asked."""
+        self.check(body)
+        decision = await self._ask(self._router.route.remote(body, request_context(request)), "router")
+        return Route.model_validate(decision.as_dict())
 
     @api.get("/v1/rollout")
     async def rollout(self) -> Rollout | None:

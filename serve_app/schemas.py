@@ -39,6 +39,29 @@ class Metadata(BaseModel):
     route: dict[str, Any] | None = Field(None, description="The whole decision.")
 
 
+class RouteCandidate(BaseModel):
+    """A variant that was considered."""
+
+    variant: str
+    passed_over: str | None = Field(None, description="Why it does not answer; null for the one that does.")
+
+
+class Route(BaseModel):
+    """Who would answer, and why."""
+
+    variant: str
+    reason: str
+    requested: str = Field(description="The `model` that was asked for.")
+    device: str
+    complexity: float | None = None
+    level: str | None = None
+    task: str | None = None
+    candidates: list[RouteCandidate]
+    parameters: dict[str, Any] = Field(description="Sampling defaults of the variant.")
+    escalation_threshold: float | None = None
+    decided_ms: float = Field(description="How long deciding took, milliseconds.")
+
+
 class ChatAnswer(BaseModel):
     """OpenAI's `ChatCompletion`, with `metadata`."""
 

@@ -98,6 +98,10 @@ class Router:
         tried = config.get("canary")
         self._variants.try_out(None if tried is None else CanaryRules.model_validate(tried))
 
+    async def route(self, request: ChatRequest, context: RequestContext) -> RouteDecision:
+        """The decision alone. Raises `ChatError`."""
+        return self._rules.decide(request, context, await self._classification(request))
+
     async def canary(self) -> dict[str, Any] | None:
         """How the canary does, or None where there is none."""
         canary = self._variants.canary
