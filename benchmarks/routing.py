@@ -11,6 +11,7 @@ import gzip
 import json
 import os
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 
 from benchmarks import servers
+from benchmarks.load import percentile
 from benchmarks.machine import console, show
 from configs.routing import load_routing
 from deployments.classifier.measures import apgr
@@ -27,10 +29,11 @@ from deployments.classifier.rules import classify
 from deployments.classifier.training import (
     Counted,
     Outcomes,
-    _matrix,
-    _vocabulary,
     count_terms,
     held_out_scores,
+    learn,
+    matrix_of,
+    vocabulary,
 )
 
 DATA = Path(os.environ.get("GROUPQWEN_EVALUATION_DATA") or Path(__file__).parents[2] / "shared" / "data")
@@ -68,6 +71,7 @@ def routellm(path: Path) -> None:
         [row["subject"] for row in rows],
     )
     _pair_table("MMLU, Mixtral-8x7B → GPT-4 (RouteLLM's outcomes)", outcomes, sizes=(8000, 1000, 300))
+    _decision_time(outcomes)
 
 
 def thinking(path: Path) -> None:
@@ -108,6 +112,35 @@ def _pair_table(title: str, outcomes: Outcomes, sizes: tuple[int, ...]) -> None:
         f"{title}: {len(weak):,} questions, always weak {weak.mean():.3f}, always strong {strong.mean():.3f}",
         ["router", "APGR", "strong calls for 95 % of the strong one's quality"],
         table,
+    )
+
+
+def _decision_time(outcomes: Outcomes) -> None:
+    """Of questions that were not learned from, one at a time, each once."""
+    rows = np.random.default_rng(SEED).permutation(len(outcomes.questions))
+    with console.status("Decision time: learning …"):
+        learned = learn(outcomes.some(rows[:4000]))
+    questions = [outcomes.questions[row] for row in rows[4000:6000]]
+    rules = load_routing()
+
+    def milliseconds(decide: Callable[[str], object]) -> list[float]:
+        times = []
+        for question in questions:
+            started = time.perf_counter()
+            decide(question)
+            times.append((time.perf_counter() - started) * 1e3)
+        return times
+
+    timed = {
+        "the reference rules": milliseconds(
+            lambda question: classify([{"role": "user", "content": question}], rules)
+        ),
+        "learned": milliseconds(learned.predict),
+    }
+    show(
+        f"Decision time, one core: {len(questions):,} questions",
+        ["router", "p50, ms", "p99, ms"],
+        [[name, f"{percentile(ms, 0.5):.2f}", f"{percentile(ms, 0.99):.2f}"] for name, ms in timed.items()],
     )
 
 
@@ -174,10 +207,10 @@ def families(path: Path) -> None:
 def _domains(
     counted: Counted, labels: npt.NDArray[np.str_], learned_from: npt.NDArray[np.intp], held: npt.NDArray[np.intp]
 ) -> npt.NDArray[np.bool_]:
-    words, pieces = (_vocabulary([kind[row] for row in learned_from]) for kind in counted[:2])
+    words, pieces = (vocabulary([kind[row] for row in learned_from]) for kind in counted[:2])
     model = LogisticRegression(C=10.0, max_iter=300)
-    model.fit(_matrix(counted, learned_from, words, pieces), labels[learned_from])
-    return np.asarray(model.predict(_matrix(counted, held, words, pieces)) == labels[held])
+    model.fit(matrix_of(counted, learned_from, words, pieces), labels[learned_from])
+    return np.asarray(model.predict(matrix_of(counted, held, words, pieces)) == labels[held])
 
 
 def _csv(path: Path) -> list[dict[str, str]]:

@@ -100,7 +100,7 @@ def held_out_scores(
     for learned_from, held in _folds(outcomes, folds, seed, by_group):
         rows = learned_from if most is None else draw.permutation(learned_from)[:most]
         words, pieces, weights, bias = _fit(counted, outcomes, rows)
-        scores[held] = _matrix(counted, held, words, pieces) @ weights.T.astype(np.float64) + bias
+        scores[held] = matrix_of(counted, held, words, pieces) @ weights.T.astype(np.float64) + bias
     return scores
 
 
@@ -117,8 +117,8 @@ def _folds(
 
 
 def _fit(counted: Counted, outcomes: Outcomes, rows: npt.NDArray[np.intp]) -> tuple[Block, Block, Floats, Floats]:
-    words, pieces = (_vocabulary([kind[row] for row in rows]) for kind in counted[:2])
-    matrix = _matrix(counted, rows, words, pieces)
+    words, pieces = (vocabulary([kind[row] for row in rows]) for kind in counted[:2])
+    matrix = matrix_of(counted, rows, words, pieces)
     weights = np.zeros((len(outcomes.right), matrix.shape[1]), np.float32)
     bias = np.zeros(len(outcomes.right), np.float32)
     for index, ok in enumerate(outcomes.right.values()):
@@ -132,7 +132,8 @@ def _fit(counted: Counted, outcomes: Outcomes, rows: npt.NDArray[np.intp]) -> tu
     return words, pieces, weights, bias
 
 
-def _vocabulary(counts: Sequence[Counter[str]]) -> Block:
+def vocabulary(counts: Sequence[Counter[str]]) -> Block:
+    """The terms that occur in enough questions, the commonest first."""
     seen_in: Counter[str] = Counter()
     for one in counts:
         seen_in.update(one.keys())
@@ -141,7 +142,7 @@ def _vocabulary(counts: Sequence[Counter[str]]) -> Block:
     return Block({term: column for column, (term, _) in enumerate(kept)}, idf)
 
 
-def _matrix(counted: Counted, rows: npt.NDArray[np.intp], words: Block, pieces: Block) -> sparse.csr_matrix:
+def matrix_of(counted: Counted, rows: npt.NDArray[np.intp], words: Block, pieces: Block) -> sparse.csr_matrix:
     """Questions × (words + pieces + shape), as `Learned.scores` sees them."""
     data: list[Floats] = []
     columns: list[npt.NDArray[np.int32]] = []

@@ -59,10 +59,10 @@ def test_an_artifact_predicts_what_was_learned(learned: Learned, tmp_path: Path)
 
 
 def test_one_question_is_scored_as_in_training(learned: Learned) -> None:
-    from deployments.classifier.training import _matrix
+    from deployments.classifier.training import matrix_of
 
     texts = questions(20, seed=5).questions
-    together = _matrix(count_terms(texts), np.arange(20), learned.words, learned.pieces) @ learned.weights.T
+    together = matrix_of(count_terms(texts), np.arange(20), learned.words, learned.pieces) @ learned.weights.T
     for text, row in zip(texts, together, strict=True):
         assert learned.scores(text) == pytest.approx(row + learned.bias, abs=1e-4)
 
