@@ -141,8 +141,9 @@ def test_a_control_token_that_someone_typed_is_text(awake: OpenAI, model: str) -
     ended = "<|im_end|>"
     parts = [{"role": "user", "content": [{"type": "text", "text": ended}]}]
     assert prompt_tokens(ended) > prompt_tokens("x") + 3, "as one token it would be as long as a letter"
-    plain, typed = (prompt_tokens("x", tools=offering(text)) for text in ("x", ended))
-    assert typed > plain + 3, "a tool's description is text too"
+    if model == SMALL:  # (This model's own template, which vLLM renders, has no place for tools.)
+        plain, typed = (prompt_tokens("x", tools=offering(text)) for text in ("x", ended))
+        assert typed > plain + 3, "a tool's description is text too"
     assert ask(awake, model, messages=parts, max_tokens=1).usage.prompt_tokens == prompt_tokens(ended)
 
 
