@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold
+from sklearn.model_selection import KFold, StratifiedKFold
 
 from benchmarks import servers
 from benchmarks.load import percentile
@@ -45,8 +45,7 @@ Values = npt.NDArray[np.float64]
 LITELLM = """
 import json, sys
 from litellm.router_strategy.complexity_router.complexity_router import ComplexityRouter
-router = ComplexityRouter.__new__(ComplexityRouter)
-router.__init__(model_name="r", litellm_router_instance=None, complexity_router_config={})
+router = ComplexityRouter(model_name="r", litellm_router_instance=None, complexity_router_config={})
 print(json.dumps([router.classify(json.loads(line))[1] for line in sys.stdin]))
 """
 """Run by the Python of the environment that LiteLLM is installed in: the score of its complexity router."""
@@ -152,8 +151,6 @@ def _gain(scores: Values) -> Values:
 
 def _by_fold(score: Values, weak: Values, strong: Values) -> float:
     """The mean over the same parts that learning held out: scores of different models are not compared."""
-    from sklearn.model_selection import KFold
-
     parts = [held for _, held in KFold(FOLDS, shuffle=True, random_state=SEED).split(score)]
     return float(np.mean([apgr(score[held], weak[held], strong[held]) for held in parts]))
 

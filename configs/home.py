@@ -67,6 +67,11 @@ class Home:
         """Where variant `name` lies in the form that vLLM reads: a repository, or made from its GGUF file."""
         return self.models / name / "safetensors"
 
+    @property
+    def router(self) -> Path:
+        """What `groupqwen router train` has learned."""
+        return self.root / "router.npz"
+
     def embedder_file(self, name: str) -> Path:
         """Where the embedder's ONNX export lies, which is made at install."""
         return self.models / name / "model.int8.onnx"

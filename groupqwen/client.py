@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from configs.home import home
+from groupqwen.stack.deploy import http
 from groupqwen.stack.problem import StartProblem
 
 
@@ -26,7 +27,7 @@ def endpoint_and_key() -> tuple[str, str]:
 def get(endpoint: str, key: str, path: str, accept: tuple[int, ...] = (200,)) -> httpx.Response:
     """Ask as the owner. Raises `StartProblem` for anything but an answer that is accepted."""
     try:
-        response = httpx.get(endpoint + path, headers={"Authorization": f"Bearer {key}"}, timeout=15)
+        response = http().get(endpoint + path, headers={"Authorization": f"Bearer {key}"}, timeout=15)
     except httpx.HTTPError as error:
         raise StartProblem(f"{endpoint} does not answer: run `bash scripts/up.sh`") from error
     if response.status_code not in accept:
@@ -37,7 +38,7 @@ def get(endpoint: str, key: str, path: str, accept: tuple[int, ...] = (200,)) ->
 def ask_first_question(endpoint: str, key: str, console: Console) -> None:
     """One question, its answer, and why that variant gave it. Raises `StartProblem`."""
     question = "What is the capital of France? Answer in one sentence."
-    response = httpx.post(
+    response = http().post(
         f"{endpoint}/chat/completions",
         headers={"Authorization": f"Bearer {key}", "cache-control": "no-store"},
         json={"messages": [{"role": "user", "content": question}], "max_tokens": 60},
@@ -84,7 +85,7 @@ def print_route(endpoint: str, key: str, model: str, question: str, console: Con
     body = {"model": model, "messages": [{"role": "user", "content": question}]}
     headers = {"Authorization": f"Bearer {key}"}
     try:
-        response = httpx.post(f"{endpoint}/route", json=body, headers=headers, timeout=30)
+        response = http().post(f"{endpoint}/route", json=body, headers=headers, timeout=30)
     except httpx.HTTPError as error:
         raise StartProblem(f"{endpoint} does not answer: run `bash scripts/up.sh`") from error
     if response.status_code != 200:

@@ -16,8 +16,6 @@ from groupqwen.outcomes import OutcomesError, read_outcomes
 app = typer.Typer(help="The learned router: train it from outcomes, look at it.", no_args_is_help=True)
 console = Console()
 
-ARTIFACT = "router.npz"
-
 FileOption = Annotated[
     Path | None, typer.Option("--artifact", help="The artifact; unset: router.npz in GROUPQWEN_HOME.")
 ]
@@ -42,7 +40,7 @@ def train(
     """
     from deployments.classifier.training import TooLittle, learn
 
-    path = artifact or home().root / ARTIFACT
+    path = artifact or home().router
     try:
         outcomes = read_outcomes(source)
         with console.status(f"Learning from {len(outcomes.questions):,} questions …"):
@@ -65,7 +63,7 @@ def train(
 @app.command("show")
 def show_artifact(artifact: FileOption = None) -> None:
     """What an artifact was learned from, and how good it is."""
-    path = artifact or home().root / ARTIFACT
+    path = artifact or home().router
     try:
         learned = load_learned(path)
     except (ArtifactError, OSError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+from sklearn.metrics import roc_auc_score
 
 Values = npt.NDArray[np.float64]
 
@@ -41,11 +42,5 @@ def calibration_error(probability: Values, ok: Values, bins: int = 10) -> float:
 
 def auroc(score: Values, ok: Values) -> float:
     """The chance that a right one scores above a wrong one; 0.5 where one of the two kinds is missing."""
-    from scipy.stats import rankdata
-
     right = ok > 0.5
-    count = int(right.sum())
-    if count in (0, len(ok)):
-        return 0.5
-    ranks = rankdata(score)
-    return float((ranks[right].sum() - count * (count + 1) / 2) / (count * (len(ok) - count)))
+    return 0.5 if right.all() or not right.any() else float(roc_auc_score(right, score))
