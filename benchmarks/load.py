@@ -34,6 +34,10 @@ class Answer:
     tokens: int
     text: str
     error: str | None = None
+    logprobs: list[dict[str, Any]] = field(default_factory=list)
+    """OpenAI's, token by token, where they were asked for."""
+    metadata: dict[str, Any] = field(default_factory=dict)
+    """What GroupQwen says of its answer."""
 
     @property
     def complete(self) -> bool:
@@ -48,6 +52,8 @@ async def ask(session: aiohttp.ClientSession, target: Target, body: dict[str, An
     first: float | None = None
     texts: list[str] = []
     usage = 0
+    logprobs: list[dict[str, Any]] = []
+    metadata: dict[str, Any] = {}
     error: str | None = "the stream ended without [DONE]"
     async with session.post(f"{target.url}/chat/completions", json=body, headers=headers) as response:
         if response.status != 200:
@@ -65,13 +71,15 @@ async def ask(session: aiohttp.ClientSession, target: Target, body: dict[str, An
                 error = str(event["error"].get("message"))
                 break
             usage = (event.get("usage") or {}).get("completion_tokens", usage)
+            metadata = event.get("metadata") or metadata
             for choice in event.get("choices", []):
+                logprobs += (choice.get("logprobs") or {}).get("content") or []
                 content = choice.get("delta", {}).get("content")
                 if content:
                     first = first or time.perf_counter() - started
                     texts.append(content)
     total = time.perf_counter() - started
-    return Answer(200, first, total, usage or len(texts), "".join(texts), error)
+    return Answer(200, first, total, usage or len(texts), "".join(texts), error, logprobs, metadata)
 
 
 async def run(target: Target, bodies: Sequence[dict[str, Any]], concurrency: int) -> tuple[list[Answer], float]:

@@ -9,10 +9,14 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from configs.document import ROOT, Strict, read
+from configs.escalation import EscalationRules, FallbackRules
 
 Level = Literal["trivial", "simple", "moderate", "complex"]
 LEVELS: tuple[Level, ...] = ("trivial", "simple", "moderate", "complex")
 DeviceClass = Literal["server", "macbook", "mobile"]
+Task = Literal["chat", "code", "maths", "reasoning", "extraction", "translation", "vision"]
+Preference = Literal["economy", "balanced", "best"]
+PREFERENCES: tuple[Preference, ...] = ("economy", "balanced", "best")
 
 
 class Thresholds(Strict):
@@ -64,6 +68,68 @@ class CacheRules(Strict):
     budget_ms: float = Field(50.0, gt=0, description="A lookup that takes longer counts as a miss (milliseconds).")
 
 
+class Exchange(Strict):
+    """What a chance of a right answer is given for."""
+
+    per_cost: float = Field(
+        ge=0, description="P(right) for one unit of cost: an answer of qwen3-8b (`price.relative` of the catalog)."
+    )
+    per_second: float = Field(ge=0, description="P(right) for a second until the whole answer is there.")
+
+
+class Condition(Strict):
+    """What a rule is for; everything that is set must hold."""
+
+    task: tuple[Task, ...] = ()
+    level: tuple[Level, ...] = ()
+    device: tuple[DeviceClass, ...] = ()
+    language: tuple[str, ...] = Field((), description="ISO 639-1 codes, as the question is read: en, de, zh.")
+    matches: str | None = Field(None, description="A regular expression, anywhere in the last question.")
+    tools: bool | None = Field(None, description="Whether the request offers tools.")
+    min_tokens: int | None = Field(None, ge=0, description="Of the whole conversation, roughly.")
+    max_tokens: int | None = Field(None, ge=0)
+    key: tuple[str, ...] = Field((), description="Ids of API keys.")
+
+    @field_validator("matches")
+    @classmethod
+    def _compiles(cls, value: str | None) -> str | None:
+        try:
+            re.compile(value or "")
+        except re.error as error:
+            raise ValueError(f"{value!r} is no regular expression: {error}") from error
+        return value
+
+
+class Rule(Strict):
+    """The first rule whose condition holds counts, and no other."""
+
+    name: str = Field(description="Shown as the reason.")
+    when: Condition
+    force: str | None = Field(None, description="This variant answers, or nobody.")
+    prefer: str | None = Field(None, description="This variant answers where it can.")
+    forbid: tuple[str, ...] = Field((), description="These do not answer.")
+
+    @model_validator(mode="after")
+    def _does_something(self) -> Rule:
+        if not (self.force or self.prefer or self.forbid):
+            raise ValueError("a rule forces, prefers or forbids a variant")
+        return self
+
+
+class LearningRules(Strict):
+    """How the group learns from what it is asked."""
+
+    explore: float = Field(
+        0.0, ge=0, le=0.5, description="Share of routed requests that try another variant (Thompson sampling)."
+    )
+    shadow: float = Field(
+        0.0, ge=0, le=1, description="Share of small variants' answers that the largest is asked for too, when idle."
+    )
+    drift_alarm: float = Field(
+        0.05, gt=0, lt=1, description="Chance of a false alarm that what was learned does not hold any more."
+    )
+
+
 class Routing(Strict):
     """`routing.yaml`."""
 
@@ -72,8 +138,13 @@ class Routing(Strict):
     hard_keywords: tuple[str, ...] = Field(description="Words that speak of hard work, lower-case.")
     code_patterns: tuple[str, ...] = Field(description="Regular expressions that speak of code.")
     translation_patterns: tuple[str, ...] = Field(description="Regular expressions of a translation.")
+    maths_patterns: tuple[str, ...] = Field((), description="Regular expressions that speak of mathematics.")
+    extraction_patterns: tuple[str, ...] = Field((), description="Regular expressions of summaries and extracts.")
+    reasoning_patterns: tuple[str, ...] = Field((), description="Regular expressions of puzzles and arguments.")
 
-    @field_validator("code_patterns", "translation_patterns")
+    @field_validator(
+        "code_patterns", "translation_patterns", "maths_patterns", "extraction_patterns", "reasoning_patterns"
+    )
     @classmethod
     def _patterns_compile(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for pattern in value:
@@ -89,7 +160,24 @@ class Routing(Strict):
     aliases: dict[str, str] = Field(
         default_factory=dict, description="Familiar model names → `auto`, a level, or a variant."
     )
+    rules: tuple[Rule, ...] = Field((), description="Looked through in order, before anything is weighed.")
+    preference: Preference = Field("balanced", description="Where neither request nor key says otherwise.")
+    exchange: dict[Preference, Exchange] = Field(description="What each preference gives for a right answer.")
+    stickiness: float = Field(
+        0.05, ge=0, le=1, description="P(right) by which another variant must be better to take a conversation over."
+    )
+    escalation: EscalationRules
+    fallback: FallbackRules = Field(default_factory=lambda: FallbackRules.model_validate({}))
+    learning: LearningRules = Field(default_factory=lambda: LearningRules.model_validate({}))
     cache: CacheRules
+
+    @field_validator("exchange")
+    @classmethod
+    def _all_preferences(cls, value: dict[Preference, Exchange]) -> dict[Preference, Exchange]:
+        missing = [name for name in PREFERENCES if name not in value]
+        if missing:
+            raise ValueError(f"what do {', '.join(missing)} mean? All of {', '.join(PREFERENCES)} are needed")
+        return value
 
 
 def load_routing(path: Path = ROOT / "routing.yaml") -> Routing:

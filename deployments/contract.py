@@ -141,6 +141,12 @@ class ChatRequest(BaseModel):
         return self.max_tokens if given is None else given
 
 
+class ContinuedRequest(ChatRequest):
+    """A conversation whose answer has begun as `begun`, with another variant: it goes on from there."""
+
+    begun: str
+
+
 class CompletionRequest(BaseModel):
     """OpenAI's legacy `/v1/completions`: a raw prompt, no chat template."""
 
@@ -273,6 +279,12 @@ NOT_READY = "variant_not_ready"
 TOO_LONG = "context_length_exceeded"
 """OpenAI's code for a conversation beyond the context."""
 
+QUEUE_FULL = "queue_full"
+ENGINE_GONE = "engine_unavailable"
+MALFORMED = "malformed_chunk"
+STREAM_CUT = "stream_cut"
+"""Codes by which a failed answer's cause is known."""
+
 
 def invalid(message: str, *, param: str | None = None, code: str | None = None) -> ChatError:
     """A 400: the request itself is wrong."""
@@ -295,7 +307,7 @@ def queue_full(retry_after: float) -> ChatError:
         "All slots of this variant are busy and its queue is full. Try again shortly.",
         status=429,
         kind="rate_limit_error",
-        code="queue_full",
+        code=QUEUE_FULL,
         retry_after=retry_after,
     )
 
@@ -305,7 +317,7 @@ def engine_gone(variant: str) -> ChatError:
     return ChatError(
         f"The variant {variant!r} is not available right now. It restarts by itself; try again.",
         status=503,
-        code="engine_unavailable",
+        code=ENGINE_GONE,
         retry_after=5.0,
     )
 

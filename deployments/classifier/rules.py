@@ -9,11 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-from configs.routing import LEVELS, Level, Routing, Signal, Thresholds
-
-Task = Literal["chat", "code", "translation", "vision"]
+from configs.routing import LEVELS, Level, Routing, Signal, Task, Thresholds
 
 CHARS_PER_TOKEN = 4
 _STEPS = re.compile(
@@ -93,10 +91,16 @@ def last_user_text(messages: Sequence[Mapping[str, Any]]) -> str:
 def _task(messages: Sequence[Mapping[str, Any]], query: str, routing: Routing) -> Task:
     if has_images(messages):
         return "vision"
-    if any(_pattern(pattern).search(query) for pattern in routing.translation_patterns):
-        return "translation"
-    if any(_pattern(pattern).search(query) for pattern in routing.code_patterns):
-        return "code"
+    patterns: tuple[tuple[Task, tuple[str, ...]], ...] = (
+        ("translation", routing.translation_patterns),
+        ("code", routing.code_patterns),
+        ("extraction", routing.extraction_patterns),
+        ("maths", routing.maths_patterns),
+        ("reasoning", routing.reasoning_patterns),
+    )
+    for task, of_task in patterns:
+        if any(_pattern(pattern).search(query) for pattern in of_task):
+            return task
     return "chat"
 
 
