@@ -1,5 +1,5 @@
-"""Asks every variant of the running group all questions of the sample, two at a time, and writes down what came: the
-log that `benchmark.py cascade` replays (columns in docs/EVALUATION.md). Goes on where it was stopped."""
+"""Asks every variant of the running group all questions of the sample, two at a time, and writes down what came:
+the log that `benchmark.py cascade` replays (columns in docs/EVALUATION.md). Goes on where it was stopped."""
 
 from __future__ import annotations
 
@@ -33,7 +33,10 @@ def record(questions: list[Question], variants: list[str], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     done = {(row["question"], row["model"]) for row in read(path)}
     todo = [
-        (question, variant) for variant in variants for question in questions if (question.text, variant) not in done
+        (question, variant)
+        for variant in variants
+        for question in questions
+        if (question.text, variant) not in done
     ]
     if todo:
         asyncio.run(_record(todo, Target("GroupQwen", endpoint, "", key, {"cache-control": "no-store"}), path))

@@ -1,5 +1,6 @@
-"""A fixed, seeded sample of questions with an answer that a program can check: arithmetic in words (GSM8K), multiple
-choice (MMLU-Pro, four of its options), short facts, and functions to write (HumanEval, run in the sandbox)."""
+"""A fixed, seeded sample of questions with an answer that a program can check: arithmetic in words (GSM8K),
+multiple choice (MMLU-Pro, four of its options), short facts, and functions to write (HumanEval, run in the
+sandbox)."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ import random
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -54,10 +56,14 @@ def _arithmetic(path: Path, draw: random.Random, count: int) -> list[Question]:
             "arithmetic",
             f"{row['question']}\nWork it out step by step, briefly, and end with: The answer is NUMBER.",
             220,
-            lambda answer, gold=_last_number(row["answer"]): _last_number(answer) == gold,  # type: ignore[misc]
+            partial(_says_number, _last_number(row["answer"])),
         )
         for row in draw.sample(rows, count)
     ]
+
+
+def _says_number(gold: float | None, answer: str) -> bool:
+    return _last_number(answer) == gold
 
 
 def _last_number(text: str) -> float | None:
@@ -77,13 +83,13 @@ def _choices(path: Path, draw: random.Random, count: int) -> list[Question]:
         listed = "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=True))
         letter = LETTERS[options.index(gold)]
         text = f"{row['question']}\n{listed}\nReply with only the letter of the right option: A, B, C or D."
-        questions.append(Question("choice", text, 12, lambda answer, gold=letter: _letter(answer) == gold))  # type: ignore[misc]
+        questions.append(Question("choice", text, 12, partial(_chooses, letter)))
     return questions
 
 
-def _letter(answer: str) -> str | None:
+def _chooses(gold: str, answer: str) -> bool:
     found = _LETTER.search(answer)
-    return found[1] if found else None
+    return found is not None and found[1] == gold
 
 
 def _facts(path: Path) -> list[Question]:
@@ -92,16 +98,18 @@ def _facts(path: Path) -> list[Question]:
             "fact",
             f"{row['q']} Answer in one short sentence.",
             40,
-            lambda answer, accepted=row["a"]: any(_says(answer, one) for one in accepted),  # type: ignore[misc]
+            partial(_says, row["a"]),
         )
         for row in yaml.safe_load(path.read_text())
     ]
 
 
-def _says(answer: str, fact: str) -> bool:
+def _says(accepted: list[str], answer: str) -> bool:
     # A symbol is right as it is written; a word in any case.
-    flags = re.NOFLAG if len(fact) <= 2 else re.IGNORECASE
-    return re.search(rf"(?<!\w){re.escape(fact)}(?!\w)", answer, flags) is not None
+    return any(
+        re.search(rf"(?<!\w){re.escape(fact)}(?!\w)", answer, re.NOFLAG if len(fact) <= 2 else re.IGNORECASE)
+        for fact in accepted
+    )
 
 
 def _functions(path: Path, draw: random.Random, count: int) -> list[Question]:
@@ -113,14 +121,14 @@ def _functions(path: Path, draw: random.Random, count: int) -> list[Question]:
             "Complete this Python function. Answer with the code in one block and nothing else; leave out the "
             f"docstring.\n\n```python\n{row['prompt']}```",
             256,
-            lambda answer, row=row: passes(_program(answer, row)),  # type: ignore[misc]
+            partial(_works, row),
         )
         for row in draw.sample(rows, count)
     ]
 
 
-def _program(answer: str, row: dict[str, str]) -> str:
+def _works(row: dict[str, str], answer: str) -> bool:
     blocks = _FENCE.findall(answer)
     code = "\n\n".join(blocks) if blocks else answer
     # The imports and helpers of the prompt are there for who writes only the function.
-    return f"{row['prompt']}    pass\n\n{code}\n\n{row['test']}\n\ncheck({row['entry_point']})\n"
+    return passes(f"{row['prompt']}    pass\n\n{code}\n\n{row['test']}\n\ncheck({row['entry_point']})\n")

@@ -1,7 +1,8 @@
-"""Runs a program that a model has written: no network, no files but Python's own, no other processes, a few seconds.
+"""Runs a program that a model has written: no network, no files but Python's own, no other processes, a few
+seconds.
 
-The limits are the kernel's (Landlock, a network namespace of its own, rlimits), set by the process that then runs the
-program: nothing that the program does takes them off again. Where the kernel has not got them, nothing is run.
+The limits are the kernel's (Landlock, a network namespace of its own, rlimits), set by the process that then runs
+the program: nothing that the program does takes them off again. Where the kernel has not got them, nothing is run.
 """
 
 from __future__ import annotations

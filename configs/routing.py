@@ -123,7 +123,10 @@ class LearningRules(Strict):
         0.0, ge=0, le=0.5, description="Share of routed requests that try another variant (Thompson sampling)."
     )
     shadow: float = Field(
-        0.0, ge=0, le=1, description="Share of small variants' answers that the largest is asked for too, when idle."
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of small variants' answers that the largest is asked for too, when idle.",
     )
     drift_alarm: float = Field(
         0.05, gt=0, lt=1, description="Chance of a false alarm that what was learned does not hold any more."
@@ -164,7 +167,10 @@ class Routing(Strict):
     preference: Preference = Field("balanced", description="Where neither request nor key says otherwise.")
     exchange: dict[Preference, Exchange] = Field(description="What each preference gives for a right answer.")
     stickiness: float = Field(
-        0.05, ge=0, le=1, description="P(right) by which another variant must be better to take a conversation over."
+        0.05,
+        ge=0,
+        le=1,
+        description="P(right) by which another variant must be better to take a conversation over.",
     )
     escalation: EscalationRules
     fallback: FallbackRules = Field(default_factory=lambda: FallbackRules.model_validate({}))

@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 from openai.types.chat import ChatCompletionChunk
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from configs.routing import DeviceClass
+from configs.routing import DeviceClass, Preference
 
 
 class StreamOptions(BaseModel):
@@ -210,6 +210,12 @@ class RequestContext:
     device: DeviceClass = "server"
     cache: Literal["use", "refresh", "bypass"] = "use"
     """`refresh` asks anew and stores; `bypass` neither reads nor stores."""
+    preference: Preference | None = None
+    """What a right answer is worth against cost and time; None: as the owner has set it."""
+    max_cost_usd: float | None = None
+    """The most that the answer is likely to cost."""
+    remote: bool = True
+    """Whether it may leave the group's own machines, where a remote variant is served."""
     received: float = field(default_factory=time.time)
     """Unix time, seconds."""
 

@@ -27,6 +27,7 @@ from deployments.cache.deployment import SemanticCache
 from deployments.classifier.deployment import Classifier
 from deployments.ledger.deployment import Ledger
 from deployments.llamacpp.deployment import LlamaCppVariant
+from deployments.remote.deployment import RemoteVariant
 from deployments.residency import RESIDENCY
 from deployments.residency.deployment import ResidencyKeeper
 from deployments.residency.machine import Footprint
@@ -139,6 +140,8 @@ def variant(graph: Graph, row: Row, plan: Plan, catalog: Catalog, here: Home) ->
         node = bind_vllm(start, spec, served, wake_seconds, options)
         return graph.versioned(node, [start, spec, served, wake_seconds, room])
     options["ray_actor_options"] = plan.reserves(row)
+    if spec.engine == "remote":
+        return graph.versioned(graph.bind(RemoteVariant, options, name, spec, served), [name, spec, served])
     file = str(here.model_file(name, spec.source).relative_to(here.root))
     arguments = name, file, spec, served, wake_seconds
     return graph.versioned(graph.bind(LlamaCppVariant, options, *arguments), [*arguments, room])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import cast
 
 from starlette.requests import HTTPConnection, Request
 
-from configs.routing import DeviceClass
-from deployments.contract import RequestContext
+from configs.routing import PREFERENCES, DeviceClass, Preference
+from deployments.contract import RequestContext, invalid
 from serve_app.keys import ApiKey
 
 DEVICES = ("server", "macbook", "mobile")
@@ -15,8 +16,9 @@ DEVICES = ("server", "macbook", "mobile")
 
 def request_context(connection: HTTPConnection) -> RequestContext:
     """Headers: `x-groupqwen-device` (server, macbook, mobile; unset: the machine of the group that it comes from),
-    `x-groupqwen-session`, and `cache-control` (`no-cache` asks anew and stores, `no-store` leaves the cache
-    alone)."""
+    `x-groupqwen-session`, `x-groupqwen-preference` (economy, balanced, best), `x-groupqwen-max-cost` (US dollars
+    of the answer), `x-groupqwen-remote: never` (nothing leaves the group's own machines), and `cache-control`
+    (`no-cache` asks anew and stores, `no-store` leaves the cache alone)."""
     headers = connection.headers
     key: ApiKey = connection.state.key
     device = headers.get("x-groupqwen-device", "").lower() or connection.state.device
@@ -27,8 +29,34 @@ def request_context(connection: HTTPConnection) -> RequestContext:
         user=headers.get("x-openwebui-user-id"),
         session=headers.get("x-groupqwen-session", "")[:128] or None,
         device=cast(DeviceClass, device) if device in DEVICES else "server",
+        preference=_preference(headers.get("x-groupqwen-preference", "")) or _preference(key.preference or ""),
+        max_cost_usd=_dollars(headers.get("x-groupqwen-max-cost")),
+        remote=headers.get("x-groupqwen-remote", "").strip().lower() != "never",
         cache="bypass" if "no-store" in control else "refresh" if "no-cache" in control else "use",
     )
+
+
+def _preference(name: str) -> Preference | None:
+    """One that is unknown is refused: who asks for thrift must not get the dearest."""
+    wanted = name.strip().lower()
+    if wanted and wanted not in PREFERENCES:
+        raise invalid(
+            f"x-groupqwen-preference is {wanted[:40]!r}; there are {', '.join(PREFERENCES)}",
+            param="x-groupqwen-preference",
+        )
+    return next((known for known in PREFERENCES if known == wanted), None)
+
+
+def _dollars(text: str | None) -> float | None:
+    if text is None:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value >= 0):
+        raise invalid("x-groupqwen-max-cost must be a number of US dollars", param="x-groupqwen-max-cost")
+    return value
 
 
 async def disconnected(request: Request) -> None:

@@ -26,6 +26,8 @@ class ApiKey:
     name: str
     sha256: str
     created: int
+    preference: str | None = None
+    """economy, balanced or best, where a request does not say; None: as the owner has set it."""
 
 
 def hash_key(secret: str) -> str:

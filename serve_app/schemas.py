@@ -44,6 +44,9 @@ class RouteCandidate(BaseModel):
 
     variant: str
     passed_over: str | None = Field(None, description="Why it does not answer; null for the one that does.")
+    correct: float | None = Field(None, description="P(right), where it was weighed.")
+    cost: float | None = Field(None, description="In answers of qwen3-8b.")
+    seconds: float | None = Field(None, description="Until the whole answer would be there.")
 
 
 class Route(BaseModel):
@@ -58,7 +61,11 @@ class Route(BaseModel):
     task: str | None = None
     candidates: list[RouteCandidate]
     parameters: dict[str, Any] = Field(description="Sampling defaults of the variant.")
-    escalation_threshold: float | None = None
+    preference: str | None = Field(None, description="economy, balanced or best.")
+    think: bool | None = Field(None, description="Whether it would be asked to think first; null: it cannot.")
+    escalation_threshold: float | None = Field(
+        None, description="P(right) below which a larger variant would take over; null: nobody would."
+    )
     decided_ms: float = Field(description="How long deciding took, milliseconds.")
 
 

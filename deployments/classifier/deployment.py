@@ -1,14 +1,21 @@
-"""The Classifier as a Serve deployment. Rules today; whatever replaces them keeps `classify`."""
+"""The Classifier as a Serve deployment: the layers, and the artifact that `groupqwen router train` has written."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from configs.home import home
 from configs.routing import Routing
-from deployments.classifier.rules import Classification, classify
+from deployments.classifier.layers import Layers
+from deployments.classifier.learned import ArtifactError, Learned, load_learned
+from deployments.classifier.rules import Classification
 from deployments.contract import ChatRequest
 from deployments.serving import deployment
+
+logger = logging.getLogger("ray.serve")
 
 QUERY_CHARS = 20_000
 """The rules read this much of each end of a message: patterns over megabytes would hold up the loop."""
@@ -19,12 +26,23 @@ class Classifier:
     """Says what kind of query this is."""
 
     def reconfigure(self, config: Mapping[str, Any]) -> None:
-        """Rules from `user_config`: at the start, and anew without a restart."""
-        self._routing = Routing.model_validate(config["routing"])
+        """Rules from `user_config`, and what was learned: at the start, and anew without a restart."""
+        self._layers = Layers(Routing.model_validate(config["routing"]), learned_at(home().router))
 
-    async def classify(self, request: ChatRequest, embedding: list[float] | None = None) -> Classification:
-        """Classify a request; `embedding` is the cache's, where it made one, so that none is made twice."""
-        return classify([_shortened(message) for message in request.messages], self._routing)
+    async def classify(self, request: ChatRequest) -> Classification:
+        """Classify a request."""
+        return self._layers.read(request, [_shortened(message) for message in request.messages])
+
+
+def learned_at(path: Path) -> Learned | None:
+    """The artifact, or None where there is none that can be read."""
+    try:
+        return load_learned(path)
+    except FileNotFoundError:
+        return None
+    except (ArtifactError, OSError) as error:
+        logger.warning("what was learned is not used: %s", error)
+        return None
 
 
 def _shortened(message: dict[str, Any]) -> dict[str, Any]:

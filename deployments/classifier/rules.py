@@ -14,6 +14,9 @@ from typing import Any
 from configs.routing import LEVELS, Level, Routing, Signal, Task, Thresholds
 
 CHARS_PER_TOKEN = 4
+THINKING = ":thinking"
+"""Outcomes of a variant while it thinks are those of the model `NAME:thinking`."""
+
 _STEPS = re.compile(
     r"(?m)^\s*(?:\d+[.)]|[-*•])\s+\S"
     r"|\b(?:first|second|third|then|next|after that|finally|step \d+)\b"
@@ -31,6 +34,17 @@ class Classification:
     signals: Mapping[str, float] = field(default_factory=dict)
     context_tokens: int = 0
     """Rough length of the conversation, in tokens."""
+    language: str | None = None
+    """ISO 639-1, where it is plain."""
+    tools: bool = False
+    """Whether the request offers tools."""
+    think: bool = False
+    """Whether thinking before the answer is likely to pay."""
+    correct: Mapping[str, float] = field(default_factory=dict)
+    """P(right) by variant, as learned from `learned_from` questions; empty where nothing was learned."""
+    learned_from: int = 0
+    spent_ms: Mapping[str, float] = field(default_factory=dict)
+    """What each layer took, milliseconds."""
 
 
 def classify(messages: Sequence[Mapping[str, Any]], routing: Routing) -> Classification:

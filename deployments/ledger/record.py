@@ -111,9 +111,14 @@ class QueryRecord:
         details = progress.usage.prompt_tokens_details
         self.cached_tokens = (details.cached_tokens or 0) if details else 0
         if self.variant in catalog.variants and self.cache not in ("exact", "semantic"):
-            price = catalog.variants[self.variant].price
-            cost = self.prompt_tokens * price.input + self.completion_tokens * price.output
-            self.cost_usd = cost / 1e6
+            self.cost_usd = self._cost(self.variant, self.completion_tokens, catalog)
+            # Who was asked in vain has cost something too.
+            for attempt in self.trace.get("attempts", ())[:-1]:
+                self.cost_usd += self._cost(attempt["variant"], attempt["tokens"], catalog)
+
+    def _cost(self, variant: str, completion_tokens: int, catalog: Catalog) -> float:
+        price = catalog.variants[variant].price
+        return (self.prompt_tokens * price.input + completion_tokens * price.output) / 1e6
 
     def as_row(self) -> dict[str, Any]:
         """JSON types only."""

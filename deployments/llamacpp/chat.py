@@ -20,6 +20,7 @@ from openai.types.chat.chat_completion_token_logprob import TopLogprob
 from deployments.chunks import ChunkBuilder, FinishReason, token_usage, tool_call_delta
 from deployments.contract import (
     ChatRequest,
+    ContinuedRequest,
     RawPromptRequest,
     context_too_long,
     engine_gone,
@@ -119,7 +120,8 @@ class LlamaCppChat:
         else:
             tools = None if request.tool_choice == "none" else request.tools
             kwargs = {**self.options.template_kwargs, **request.chat_template_kwargs}
-            rendered = self.template.render(request.messages, tools, kwargs)
+            begun = request.begun if isinstance(request, ContinuedRequest) else ""
+            rendered = self.template.render(request.messages, tools, kwargs, begun)
             opened = rendered.rstrip().endswith(OPEN)
             if len(rendered) > LONG_PROMPT_CHARS:
                 prompt = await asyncio.to_thread(self.template.tokenize, rendered)

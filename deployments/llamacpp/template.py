@@ -64,8 +64,10 @@ class ChatTemplate:
         messages: Sequence[Mapping[str, Any]],
         tools: Sequence[Mapping[str, Any]] | None,
         kwargs: Mapping[str, Any],
+        begun: str = "",
     ) -> str:
-        """The prompt as text. Raises a 400 `ChatError` where the template refuses the conversation."""
+        """The prompt as text, with the answer as far as it has `begun`. Raises a 400 `ChatError` where the
+        template refuses the conversation."""
         plain = [_plain(message, index) for index, message in enumerate(messages)]
         if tools and not self._knows_tools:
             plain, tools = _with_tools_prompt(plain, tools), None
@@ -74,7 +76,8 @@ class ChatTemplate:
             reserved = {"messages", "tools", "functions", "function_call", "tool_choice"}
             extra = {key: value for key, value in kwargs.items() if key not in reserved}
             offered = self._control.disarm(list(tools)) if tools else None
-            return str(self._formatter(messages=plain, tools=offered, **extra).prompt)
+            prompt = str(self._formatter(messages=plain, tools=offered, **extra).prompt)
+            return prompt + str(self._control.disarm(begun))
         except Exception as error:  # templates raise ValueError, TemplateError, TypeError, …
             raise invalid(
                 f"The model's chat template refuses this conversation: {error}", param="messages"

@@ -15,8 +15,9 @@ from openai.types.chat import ChatCompletionChunk
 
 from configs.escalation import Cause, EscalationRules, FallbackRules
 from deployments.chunks import ChunkBuilder, token_usage
-from deployments.contract import ChatError, ChatRequest, ContinuedRequest
+from deployments.contract import ChatRequest, ContinuedRequest
 from deployments.router.confidence import Confidence
+from deployments.router.decision import Attempt
 from deployments.router.escalation import Judge
 from deployments.router.failures import SAID, Failed, has_content, watched
 
@@ -28,18 +29,6 @@ CORRECTION = "\n\n---\n**Correction** (by {variant}, because the answer above tu
 HINT = "\n\n[Stopped: {variant} has become unsure of this. Ask again with a larger model.]"
 TOP_LOGPROBS = 2
 """Alternatives that the margin needs."""
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """One variant that was asked. `outcome`: answered, escalated, or the cause of its failure. `confidence`:
-    P(right) when that was decided, where it is known."""
-
-    variant: str
-    outcome: str
-    tokens: int
-    ms: float
-    confidence: float | None = None
 
 
 @dataclass(frozen=True)
@@ -56,8 +45,8 @@ class Committed:
 @dataclass(frozen=True)
 class Plan:
     """How one request may be answered. `judge`: by variant, None where its confidence means nothing. `larger`: who
-    takes over from an unsure one. `instead`: who is asked after a failure, given how often each was asked. `failed`:
-    is told of each failure."""
+    takes over from an unsure one. `instead`: who is asked after a failure, given how often each was asked.
+    `failed`: is told of each failure."""
 
     request: ChatRequest
     ask: Ask
@@ -111,6 +100,19 @@ class Answering:
         """Whether the client has a part of an answer that someone must go on with: what was `_said`."""
         self._spoken: list[Attempt] = []
         """Who said it, before the one who speaks now."""
+
+    @property
+    def attempts(self) -> tuple[Attempt, ...]:
+        """Who was asked in turn, as far as it has come."""
+        return tuple(self._attempts)
+
+    @property
+    def one_voice(self) -> bool:
+        """Whether what was sent is one variant's whole answer, and that the one that was decided for or, where
+        that was unsure, the one that it was left to."""
+        return all(attempt.outcome == ESCALATED for attempt in self._attempts[:-1]) and bool(
+            self._attempts and self._attempts[-1].outcome == ANSWERED
+        )
 
     async def run(
         self, variant: str, steps: AsyncGenerator[Chunks, None] | None = None

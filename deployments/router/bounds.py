@@ -3,11 +3,11 @@
 An answer is accepted where its score is at least the threshold; else a larger variant is asked. Two promises:
 
 - accepted and wrong: of all questions, no more than a share `most` are answered wrongly by the smaller variant and
-  accepted. Each threshold's upper bound is Clopper and Pearson's for a binomial share; the least threshold is taken
-  such that it and all stricter ones keep the promise (risk-controlling prediction sets, arXiv 2101.02703).
-- quality: what is answered is right at least `share` times as often as the larger variant's own answers. Thresholds
-  are tested from the strictest on, each by a betting test (Waudby-Smith and Ramdas, arXiv 2010.09686), and the last
-  before the first failure is taken (Learn then Test, arXiv 2110.01052).
+  accepted. Each threshold's upper bound is Clopper and Pearson's for a binomial share; the least threshold is
+  taken such that it and all stricter ones keep the promise (risk-controlling prediction sets, arXiv 2101.02703).
+- quality: what is answered is right at least `share` times as often as the larger variant's own answers.
+  Thresholds are tested from the strictest on, each by a betting test (Waudby-Smith and Ramdas, arXiv 2010.09686),
+  and the last before the first failure is taken (Learn then Test, arXiv 2110.01052).
 
 Both hold for questions like those that were labelled, and for no others.
 """
@@ -61,7 +61,8 @@ def accepted_wrong(scores: Values, ok: Values, most: float, confidence: float) -
 
 
 def quality(scores: Values, weak_ok: Values, strong_ok: Values, share: float, confidence: float) -> Threshold:
-    """The least threshold with which answers are right at least `share` times as often as the stronger variant's."""
+    """The least threshold with which answers are right at least `share` times as often as the stronger
+    variant's."""
     count = len(scores)
     found = Threshold(math.inf, 0.0, 1.0, share, count, confidence)
     for value in _strictest_first(scores):
@@ -84,6 +85,8 @@ def upper_share(events: int, count: int, confidence: float) -> float:
 def mean_is_below(values: Values, limit: float, confidence: float) -> bool:
     """Whether the mean of values from 0 to 1 is below `limit`, by a bet against it that wins 1 ÷ (1 - confidence)
     times its stake. What is staked on a value follows from the values before it."""
+    if not len(values):
+        return False
     seen = np.arange(1, len(values) + 1)
     mean = (0.5 + np.cumsum(values)) / (1 + seen)
     variance = (0.25 + np.cumsum((values - mean) ** 2)) / (1 + seen)
@@ -91,7 +94,7 @@ def mean_is_below(values: Values, limit: float, confidence: float) -> bool:
     stake = np.sqrt(2 * math.log(1 / (1 - confidence)) / (len(values) * before))
     stake = np.minimum(stake, 0.9 / (1 - limit)) if limit < 1 else stake
     wealth = np.cumsum(np.log1p(-stake * (values - limit)))
-    return bool(len(values)) and float(wealth.max()) >= math.log(1 / (1 - confidence))
+    return float(wealth.max()) >= math.log(1 / (1 - confidence))
 
 
 def _strictest_first(scores: Values) -> Values:

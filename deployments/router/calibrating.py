@@ -1,8 +1,8 @@
 """Learns, offline, what a variant's confidence is worth: labelled answers in, a `Calibration` out.
 
-Logistic regression (Platt's, on several signals) for each variant, with a part of its own for each task family, then
-a calibration of the held-out scores: a line with few labels, a monotone curve with many. Every figure is of answers
-that were not learned from.
+Logistic regression (Platt's, on several signals) for each variant, with a part of its own for each task family,
+then a calibration of the held-out scores: a line with few labels, a monotone curve with many. Every figure is of
+answers that were not learned from.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ RELIABILITY_BINS = 10
 
 @dataclass(frozen=True)
 class Answered:
-    """One labelled answer. `logprobs`, `margins`: token by token, where they were kept. `prior`: P(right) as it was
-    thought before the answer, by a router that has not seen the question."""
+    """One labelled answer. `logprobs`, `margins`: token by token, where they were kept. `prior`: P(right) as it
+    was thought before the answer, by a router that has not seen the question."""
 
     question: str
     signals: Signals

@@ -1,8 +1,8 @@
 """P(this answer is right), from how sure the variant was of its tokens: what `calibrating.py` has learned of each
 variant and task family. Reads one JSON file; needs numpy and nothing else. Pure.
 
-The file holds the evidence too (scores of answers that were not learned from, and whether they were right), so that
-the owner's target can change without new labels: the threshold follows from both.
+The file holds the evidence too (scores of answers that were not learned from, and whether they were right), so
+that the owner's target can change without new labels: the threshold follows from both.
 """
 
 from __future__ import annotations
@@ -51,8 +51,9 @@ class Head:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Labelled answers of one variant. `scores`: heads × answers, by models that have not seen the answer; where an
-    answer is shorter than a checkpoint, the whole answer's. `next_ok`: whether the next larger variant was right."""
+    """Labelled answers of one variant. `scores`: heads × answers, by models that have not seen the answer; where
+    an answer is shorter than a checkpoint, the whole answer's. `next_ok`: whether the next larger variant was
+    right."""
 
     scores: Values
     ok: Values
@@ -68,8 +69,8 @@ class Calibrated:
     evidence: Evidence
 
     def probability(self, signals: Signals, family: str | None, prior: float | None, *, whole: bool) -> float:
-        """P(right), of a whole answer, or of one that has begun. `prior`: what was thought of the variant before it
-        answered."""
+        """P(right), of a whole answer, or of one that has begun. `prior`: what was thought of the variant before
+        it answered."""
         return self.heads[self.head_for(signals.tokens, whole=whole)].probability(
             features(signals.values(), family, self.families, prior)
         )
@@ -78,7 +79,9 @@ class Calibrated:
         """Which head judges so many tokens: that of the last checkpoint that they have passed."""
         if whole:
             return len(self.heads) - 1
-        passed = [index for index, head in enumerate(self.heads) if head.tokens is not None and head.tokens <= tokens]
+        passed = [
+            index for index, head in enumerate(self.heads) if head.tokens is not None and head.tokens <= tokens
+        ]
         return passed[-1] if passed else 0
 
     def threshold(self, target: Target, checkpoint: int | None) -> Threshold:
@@ -123,8 +126,8 @@ class Calibration:
 def features(
     values: Sequence[float], family: str | None, families: Sequence[str], prior: float | None
 ) -> list[float]:
-    """What a head weighs: the signals, the prior's log-odds, and both once more for the answer's own family, so that
-    a family with many labels has a calibration of its own, and one with few leans on the others."""
+    """What a head weighs: the signals, the prior's log-odds, and both once more for the answer's own family, so
+    that a family with many labels has a calibration of its own, and one with few leans on the others."""
     shared = [*values, 0.0 if prior is None else log_odds(prior) / 3]
     found = [*shared]
     for known in families:

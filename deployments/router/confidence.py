@@ -21,9 +21,9 @@ SIGNALS = ("mean_logprob", "margin", "low_logprob", "tokens")
 
 @dataclass(frozen=True)
 class Signals:
-    """Of an answer, or of its beginning. `mean_logprob`, `low_logprob`: natural logarithms, 0 at best. `margin`: the
-    mean distance between the likeliest token's probability and the second's, 0 to 1. `tokens`: how many they are
-    of."""
+    """Of an answer, or of its beginning. `mean_logprob`, `low_logprob`: natural logarithms, 0 at best. `margin`:
+    the mean distance between the likeliest token's probability and the second's, 0 to 1. `tokens`: how many they
+    are of."""
 
     mean_logprob: float
     margin: float

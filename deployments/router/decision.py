@@ -11,17 +11,35 @@ CacheOutcome = Literal["exact", "semantic", "miss", "bypass"]
 
 @dataclass(frozen=True)
 class Candidate:
-    """A variant that was considered. `passed_over` is None for the one that was chosen."""
+    """A variant that was considered. `passed_over` is None for the one that was chosen. `correct`, `cost`,
+    `seconds`: what was expected of it, where that was weighed (P(right); in answers of qwen3-8b; until the whole
+    answer)."""
 
     variant: str
     passed_over: str | None = None
+    correct: float | None = None
+    cost: float | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One variant that was asked. `outcome`: answered, escalated, corrected, stopped, or the cause of its failure.
+    `tokens`: how many it said. `confidence`: P(right) when that was decided, where it is known."""
+
+    variant: str
+    outcome: str
+    tokens: int
+    ms: float
+    confidence: float | None = None
 
 
 @dataclass(frozen=True)
 class RouteDecision:
     """Which variant answers, and why. `escalation_threshold`: the confidence below which a larger variant
-    would be asked (None: not for this route). `decided_ms`: how long deciding took, milliseconds. A cache
-    hit is not classified: its `complexity`, `level` and `task` are None."""
+    would be asked (None: not for this route). `attempts`: who was asked in turn, with what came of it, the one who
+    answered last. `decided_ms`: how long deciding took, milliseconds. A cache hit is not classified: its
+    `complexity`, `level` and `task` are None."""
 
     variant: str
     reason: str
@@ -32,7 +50,10 @@ class RouteDecision:
     task: str | None = None
     candidates: tuple[Candidate, ...] = ()
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    preference: str | None = None
+    think: bool | None = None
     escalation_threshold: float | None = None
+    attempts: tuple[Attempt, ...] = ()
     decided_ms: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:

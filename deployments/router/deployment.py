@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import collections
 import logging
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from openai.types.chat import ChatCompletionChunk
@@ -25,27 +27,25 @@ from deployments.cache.exact import ExactCache
 from deployments.cache.store import connect
 from deployments.chunks import fold
 from deployments.classifier.rules import Classification, classify
-from deployments.contract import (
-    AWAY,
-    NOT_READY,
-    ChatError,
-    ChatRequest,
-    RequestContext,
-)
+from deployments.contract import ChatError, ChatRequest, RequestContext
 from deployments.ledger.journal import Journal
 from deployments.ledger.record import Progress, QueryRecord
+from deployments.router.answering import Answering, Committed
+from deployments.router.calibration import Calibration, CalibrationError, load_calibration, nothing
 from deployments.router.canary import CanaryRules
+from deployments.router.conversations import Conversations, Turn
 from deployments.router.decision import Routed, RouteDecision
-from deployments.router.rules import AUTO, Rules, resolve_model
+from deployments.router.escalation import Judges
+from deployments.router.failures import CoolDowns, has_content
+from deployments.router.pace import Pace
+from deployments.router.plans import Asking, committed, ended
+from deployments.router.rules import AUTO, Rules, Situation, resolve_model
 from deployments.router.variants import Variants
 from deployments.serving import deployment
 
 logger = logging.getLogger("ray.serve")
 
 LATENCY_BUCKETS = [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300]
-
-INSTEAD = {NOT_READY: "was not ready in time", AWAY: "is on a machine that has left"}
-"""Failures after which another variant is asked, and what the decision says of them."""
 
 Item = Routed | ChatCompletionChunk
 
@@ -82,8 +82,12 @@ class Router:
         self._tokens_saved = 0
         self._journal = Journal(home().journal)
         self._pending: set[asyncio.Task[None]] = set()
+        self._pace, self._cool_downs, self._conversations = Pace(), CoolDowns(), Conversations()
         self._decisions = Counter(
             "groupqwen_route_decisions", "Decisions by variant and task.", ("variant", "task")
+        )
+        self._moves = Counter(
+            "groupqwen_route_moves", "Variants that another took over from, by cause.", ("variant", "outcome")
         )
         self._lookups = Counter("groupqwen_cache_lookups", "Cache outcomes by kind.", ("outcome",))
         self._ttft = Histogram("groupqwen_ttft_seconds", "Time to first token.", LATENCY_BUCKETS, ("variant",))
@@ -92,15 +96,21 @@ class Router:
         )
 
     async def reconfigure(self, config: Mapping[str, Any]) -> None:
-        """Rules from `user_config`: at the start, and anew without a restart. (Handles want an event loop.)"""
+        """Rules from `user_config`, and the calibration: at the start, and anew without a restart. (Handles want
+        an event loop.)"""
         routing = Routing.model_validate(config["routing"])
-        self._rules = Rules(self._profile, self._catalog, routing, self._variants.away)
+        judges = Judges(calibration_at(home().calibration), routing.escalation)
+        for warning in judges.warnings:
+            logger.warning("%s: %s", warning.variant, warning.reason)
+        situation = Situation(self._variants.away, self._pace, self._variants.loading, self._cool_downs)
+        self._rules = Rules(self._profile, self._catalog, routing, situation, judges)
         tried = config.get("canary")
         self._variants.try_out(None if tried is None else CanaryRules.model_validate(tried))
 
     async def route(self, request: ChatRequest, context: RequestContext) -> RouteDecision:
         """The decision alone. Raises `ChatError`."""
-        return self._rules.decide(request, context, await self._classification(request))
+        found = await self._classification(request)
+        return self._rules.decide(request, context, found, self._conversations.last(request, context))
 
     async def canary(self) -> dict[str, Any] | None:
         """How the canary does, or None where there is none."""
@@ -141,35 +151,16 @@ class Router:
     ) -> AsyncGenerator[list[Item], None]:
         lookup = await self._exact.look_up(request, context, self._rules.routing.cache)
         if lookup.answer is None:
-            found = await self._classification(request)
-            decision = self._rules.decide(request, context, found)
+            asking = await self._asking(request, context)
             async with AsyncExitStack() as opened:
                 # The variant starts while the cache looks for a similar question: a miss waits for the longer of
                 # the two, not for their sum, and a hit wastes a few milliseconds of the variant's time.
-                started = await opened.enter_async_context(self._started(decision.variant, request, context))
+                started = await opened.enter_async_context(self._started(asking))
                 lookup = await self._similar(lookup)
                 if lookup.answer is None:
-                    record.route(decision, lookup.outcome, lookup.distance)
-                    try:
-                        kept = await started.first
-                    except ChatError as error:
-                        decision = await self._instead(decision, request, found, error)
-                        # What another variant said is not kept as the answer of the one that was asked for.
-                        lookup = replace(lookup, exact_key=None)
-                        record.route(decision, lookup.outcome, lookup.distance)
-                        started = await opened.enter_async_context(
-                            self._started(decision.variant, request, context)
-                        )
-                        kept = await started.first
-                    self._seen(lookup)
-                    self._decisions.inc(tags={"variant": decision.variant, "task": decision.task or ""})
-                    yield [Routed(decision, lookup.outcome, lookup.distance), *kept]
-                    async for chunks in started.steps:
-                        if lookup.storable:
-                            kept += chunks
-                        yield list(chunks)
-                    if lookup.storable:
-                        self._keep(kept, lookup)
+                    steps = self._fresh(asking, started, lookup, record)
+                    async for items in await opened.enter_async_context(aclosing(steps)):
+                        yield items
                     return
         decision = _from_cache(request, context, lookup)
         self._seen(lookup)
@@ -180,6 +171,54 @@ class Router:
             *lookup.answer.chunks(context.request_id),
         ]
 
+    async def _asking(self, request: ChatRequest, context: RequestContext) -> Asking:
+        """The decision, and all that an answer may need."""
+        found = await self._classification(request)
+        last = self._conversations.last(request, context)
+        return Asking(
+            rules=self._rules,
+            generate=self._generate,
+            cool_downs=self._cool_downs,
+            awake=self._variants.awake,
+            request=request,
+            context=context,
+            found=found,
+            decision=self._rules.decide(request, context, found, last),
+        )
+
+    async def _fresh(
+        self, asking: Asking, started: _Started, lookup: Lookup, record: QueryRecord
+    ) -> AsyncGenerator[list[Item], None]:
+        """An answer from variants: the decided one's, or of who takes over."""
+        decision = asking.decision
+        record.route(decision, lookup.outcome, lookup.distance)
+        self._seen(lookup)
+        answering = Answering(asking.plan())
+        kept: list[ChatCompletionChunk] = []
+        routed: list[Item] = []
+        try:
+            async with aclosing(answering.run(decision.variant, _resumed(started))) as items:
+                async for item in items:
+                    if isinstance(item, Committed):
+                        decision = committed(asking.decision, item, self._catalog)
+                        record.route(decision, lookup.outcome, lookup.distance)
+                        routed = [Routed(decision, lookup.outcome, lookup.distance)]
+                        continue
+                    yield [*routed, *item]
+                    routed = []
+                    if lookup.storable:
+                        kept += item
+        finally:
+            decision = ended(decision, answering.attempts)
+            record.route(decision, lookup.outcome, lookup.distance)
+            self._decisions.inc(tags={"variant": decision.variant, "task": decision.task or ""})
+            for attempt in answering.attempts[:-1]:
+                self._moves.inc(tags={"variant": attempt.variant, "outcome": attempt.outcome})
+        self._conversations.answered(asking.request, asking.context, Turn(decision.variant, decision.task))
+        # What another variant said is not kept as the answer of the one that was asked for, nor what two said.
+        if lookup.storable and answering.one_voice:
+            self._keep(kept, lookup)
+
     def _seen(self, lookup: Lookup) -> None:
         self._lookups.inc(tags={"outcome": lookup.outcome})
         self._outcomes[lookup.outcome] += 1
@@ -187,11 +226,9 @@ class Router:
             self._tokens_saved += lookup.answer.completion_tokens
 
     @asynccontextmanager
-    async def _started(
-        self, variant: str, request: ChatRequest, context: RequestContext
-    ) -> AsyncIterator[_Started]:
-        """Ask a variant, and stop it when this is left."""
-        async with aclosing(self._variants.generate(variant, request, context)) as steps:
+    async def _started(self, asking: Asking) -> AsyncIterator[_Started]:
+        """Ask the decided variant, and stop it when this is left."""
+        async with aclosing(asking.ask(asking.decision.variant, asking.request)) as steps:
             first = asyncio.ensure_future(anext(steps))
             try:
                 await asyncio.sleep(0)  # The variant's request goes out before anything else that is asked now.
@@ -200,18 +237,20 @@ class Router:
                 first.cancel()
                 await asyncio.gather(first, return_exceptions=True)
 
-    async def _instead(
-        self, decision: RouteDecision, request: ChatRequest, found: Classification, error: ChatError
-    ) -> RouteDecision:
-        """What replaces a decision whose variant was not ready in time. Raises `error` where nothing does."""
-        if error.code not in INSTEAD:
-            raise error
-        statuses = await self._variants.statuses()
-        awake = [name for name, status in statuses.items() if status["state"] == "awake"]
-        instead = self._rules.fall_back(decision, request, found, awake, INSTEAD[error.code])
-        if instead is None:
-            raise error
-        return instead
+    async def _generate(
+        self, variant: str, request: ChatRequest, context: RequestContext
+    ) -> AsyncGenerator[list[ChatCompletionChunk], None]:
+        """A variant's answer, timed."""
+        began, first, tokens = time.monotonic(), 0.0, 0
+        with self._pace.asked(variant):
+            async with aclosing(self._variants.generate(variant, request, context)) as steps:
+                async for chunks in steps:
+                    if not first and any(map(has_content, chunks)):
+                        first = time.monotonic() - began
+                    tokens = next((chunk.usage.completion_tokens for chunk in chunks if chunk.usage), tokens)
+                    yield chunks
+        if first and tokens:
+            self._pace.note(variant, first, time.monotonic() - began, tokens)
 
     async def _classification(self, request: ChatRequest) -> Classification:
         """The Classifier's word where the decision hangs on it; our own by the same rules where a variant was
@@ -290,3 +329,21 @@ def _from_cache(request: ChatRequest, context: RequestContext, lookup: Lookup) -
         requested=request.model or AUTO,
         device=context.device,
     )
+
+
+async def _resumed(started: _Started) -> AsyncGenerator[list[ChatCompletionChunk], None]:
+    """All chunks of a variant that was asked already."""
+    yield await started.first
+    async for chunks in started.steps:
+        yield chunks
+
+
+def calibration_at(path: Path) -> Calibration:
+    """The calibration; an empty one where there is none that can be read."""
+    try:
+        return load_calibration(path)
+    except FileNotFoundError:
+        return nothing()
+    except (CalibrationError, OSError) as error:
+        logger.warning("the calibration is not used: %s", error)
+        return nothing()

@@ -31,6 +31,7 @@ OF_CODE: Mapping[str, Cause] = {
     AWAY: "away",
     MALFORMED: "malformed",
     STREAM_CUT: "cut",
+    "content_filter": "refused",
 }
 
 SAID: Mapping[Cause, str] = {
@@ -116,6 +117,9 @@ class CoolDowns:
     def cooling(self, variant: str) -> bool:
         """Whether it rests now."""
         return self._until.get(variant, 0.0) > self._clock()
+
+    def __contains__(self, variant: object) -> bool:
+        return isinstance(variant, str) and self.cooling(variant)
 
 
 def next_in_chain(

@@ -1,24 +1,32 @@
 """The decision: from request, classification and configuration to one variant. Pure.
 
-Hard constraints come first (a named variant, images, context), then the reference rules: code to the
-coder, translation to the translator, everything else to the variant of its level, capped by the
-asking device.
+Hard constraints come first (a named variant, images, tools, context, language, budget, the owner's rules). Of
+those that are left the best offer is chosen, where outcomes were learned; else the reference rules decide: code to
+the coder, translation to the translator, everything else to the variant of its level, capped by the asking device.
 """
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Container, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from configs.catalog import Catalog
 from configs.profile import Profile
-from configs.routing import LEVELS, Level, Routing
-from deployments.classifier.rules import Classification
+from configs.routing import LEVELS, Condition, Level, Preference, Routing, Rule
+from deployments.classifier.rules import THINKING, Classification, last_user_text
 from deployments.contract import ChatError, ChatRequest, RequestContext, invalid, node_away
+from deployments.router.calibration import nothing
+from deployments.router.choice import Offer, blended, choose
+from deployments.router.conversations import Turn
 from deployments.router.decision import Candidate, RouteDecision
+from deployments.router.escalation import Judges
+from deployments.router.pace import Pace
 
 AUTO = "auto"
+READ_CHARS = 20_000
+"""How much of a question the owner's expressions are held against."""
 
 
 @dataclass(frozen=True)
@@ -49,69 +57,181 @@ def resolve_model(requested: str | None, profile: Profile, routing: Routing) -> 
     )
 
 
+@dataclass
+class Situation:
+    """How things stand while a decision is made. `away`: variants whose node is not there. `loading`: seconds
+    until one that is not in memory could begin. `rests`: those that have failed a moment ago."""
+
+    away: Container[str] = frozenset()
+    pace: Pace = field(default_factory=Pace)
+    loading: Mapping[str, float] = field(default_factory=dict)
+    rests: Container[str] = frozenset()
+
+
 class Rules:
-    """The reference rules over one profile. `decide` takes well under a millisecond."""
+    """The rules over one profile. `decide` takes well under a millisecond."""
 
     def __init__(
-        self, profile: Profile, catalog: Catalog, routing: Routing, away: Container[str] = frozenset()
+        self,
+        profile: Profile,
+        catalog: Catalog,
+        routing: Routing,
+        situation: Situation | None = None,
+        judges: Judges | None = None,
     ) -> None:
-        """`away`: variants whose node is not there now; it may change meanwhile."""
-        self.away = away
+        """`situation` may change meanwhile."""
         self.profile = profile
         self.catalog = catalog
         self.routing = routing
+        self.situation = situation or Situation()
+        self.judges = judges or Judges(nothing(), routing.escalation)
 
-    def decide(self, request: ChatRequest, context: RequestContext, found: Classification) -> RouteDecision:
-        """Choose. Raises `ChatError` where no variant may answer."""
+    def decide(
+        self, request: ChatRequest, context: RequestContext, found: Classification, last: Turn | None = None
+    ) -> RouteDecision:
+        """Choose. `last`: who has answered in this conversation before. Raises `ChatError` where no variant may
+        answer."""
         started = time.perf_counter()
         wish = resolve_model(request.model, self.profile, self.routing)
+        preference = context.preference or self.routing.preference
+        rule = None if wish.kind == "variant" else self._rule(request, context, found)
+        offers: list[Offer] = []
         if wish.kind == "variant":
             choices = [(wish.name, f"model {wish.name} was asked for")]
+        elif rule is not None and rule.force:
+            choices = [(rule.force, f"rule: {rule.name}")]
         else:
-            choices = list(self._preferences(request, context, found, wish))
+            choices = list(self._preferences(request, context, found, wish, preference, last))
+            if wish.kind == "auto" and found.correct:
+                offers = [
+                    self._offer(name, found)
+                    for name in self._within_reach(context, found, choices)
+                    if self._objection(name, request, context, found, rule) is None
+                ]
+            if offers:
+                choices = self._by_worth(offers, preference, last, found) + choices
+            if rule is not None and rule.prefer:
+                choices = [(rule.prefer, f"rule: {rule.name}"), *choices]
         passed: list[Candidate] = []
+        objections = {
+            name: self._objection(name, request, context, found, None if wish.kind == "variant" else rule)
+            for name, _ in choices
+        }
+        if wish.kind != "variant":
+            objections = self._with_doubts(objections)
         for name, reason in choices:
-            objection = self._objection(name, request, found)
+            objection = objections[name]
             if objection is None:
-                passed.append(Candidate(name))
-                decision = self._decision(name, reason, request, context, found, passed)
+                passed = [*_once(passed), Candidate(name)]
+                decision = self._decision(name, reason, request, context, found, passed, offers, preference)
                 return replace(decision, decided_ms=round((time.perf_counter() - started) * 1e3, 3))
             passed.append(Candidate(name, objection))
-        if wish.kind == "variant" and wish.name in self.away:
+        if wish.kind == "variant" and wish.name in self.situation.away:
             raise node_away(wish.name, str(self.profile.variants[wish.name].node))
-        if wish.kind == "variant" and found.task != "vision":
+        if wish.kind == "variant" and found.task != "vision" and context.remote:
             # The variant itself says what is wrong with the request, in exact numbers.
-            return self._decision(wish.name, choices[0][1], request, context, found, passed)
-        raise self._nobody(passed, found)
+            return self._decision(wish.name, choices[0][1], request, context, found, passed, [], preference)
+        raise self._nobody(_once(passed), found)
 
-    def fall_back(
-        self, decision: RouteDecision, request: ChatRequest, found: Classification, awake: Iterable[str], why: str
-    ) -> RouteDecision | None:
-        """The best of those that are awake, in the place of one that cannot answer (`why`), or None."""
-        able = [
-            name for name in awake if name != decision.variant and self._objection(name, request, found) is None
-        ]
-        if not able:
-            return None
-        best = max(able, key=lambda name: self.catalog.variants[name].quality.prior)
-        return replace(
-            decision,
-            variant=best,
-            reason=f"{decision.reason}; {decision.variant} {why}, the best that is awake answers",
-            parameters=dict(self.catalog.variants[best].sampling.model_dump()),
-        )
+    def able(self, request: ChatRequest, context: RequestContext, found: Classification) -> dict[str, float]:
+        """Who can take the request at all, with their quality: for escalation and after failures."""
+        rule = self._rule(request, context, found)
+        return {
+            name: self._quality(name, found)
+            for name in self.profile.variants
+            if self._objection(name, request, context, found, rule) is None
+        }
+
+    def _with_doubts(self, objections: dict[str, str | None]) -> dict[str, str | None]:
+        """With what speaks against a variant only while another can answer: it has just failed, or nothing that it
+        says would be accepted."""
+        doubts = {
+            name: "has failed a moment ago"
+            if name in self.situation.rests
+            else "none of its answers would keep the target"
+            if self.judges.accepts_nothing(name)
+            else None
+            for name, objection in objections.items()
+            if objection is None
+        }
+        return objections | doubts if None in doubts.values() else objections
+
+    def _rule(self, request: ChatRequest, context: RequestContext, found: Classification) -> Rule | None:
+        """The first whose condition holds."""
+        served = self.profile.variants
+        for rule in self.routing.rules:
+            if any(name and name not in served for name in (rule.force, rule.prefer)):
+                continue  # Of another profile.
+            if _holds(rule.when, request, context, found):
+                return rule
+        return None
+
+    def _offer(self, name: str, found: Classification) -> Offer:
+        spec = self.catalog.variants[name]
+        seconds = self.situation.pace.seconds(name) + self.situation.loading.get(name, 0.0)
+        return Offer(name, self._quality(name, found), spec.price.relative, seconds)
+
+    def _quality(self, name: str, found: Classification) -> float:
+        """P(right), as far as it is known."""
+        prior = self.catalog.variants[name].quality.prior
+        return blended(found.correct.get(name), prior, found.learned_from)
+
+    def _within_reach(
+        self, context: RequestContext, found: Classification, choices: list[tuple[str, str]]
+    ) -> list[str]:
+        """Who may be weighed for this device: up to its level, and who the rules would take anyway."""
+        ceiling = LEVELS.index(self.routing.device_ceiling.get(context.device, "complex"))
+        if ceiling == len(LEVELS) - 1:
+            return list(self.profile.variants)
+        small = {self.profile.levels[level] for level in LEVELS[: ceiling + 1]}
+        return [name for name in self.profile.variants if name in small or name == choices[0][0]]
+
+    def _by_worth(
+        self, offers: list[Offer], preference: Preference, last: Turn | None, found: Classification
+    ) -> list[tuple[str, str]]:
+        """All of them, the best first."""
+        exchange = self.routing.exchange[preference]
+        stays = last.variant if last is not None and last.task == found.task else None
+        ranked: list[tuple[str, str]] = []
+        left = list(offers)
+        while left:
+            best, why = choose(left, exchange, stays, self.routing.stickiness)
+            ranked.append((best.variant, f"{preference}: {why}"))
+            left.remove(best)
+        return ranked
 
     def _preferences(
-        self, request: ChatRequest, context: RequestContext, found: Classification, wish: Wish
+        self,
+        request: ChatRequest,
+        context: RequestContext,
+        found: Classification,
+        wish: Wish,
+        preference: Preference,
+        last: Turn | None,
     ) -> Iterator[tuple[str, str]]:
-        """Variants in the order in which they are wanted, each once, with the reason."""
+        """By the reference rules: variants in the order in which they are wanted, each once, with the reason."""
         seen: set[str] = set()
-        for name, reason in self._wanted(context, found, wish):
+        wanted = list(self._wanted(context, found, wish, preference))
+        if (
+            wish.kind == "auto"
+            and last is not None
+            and last.task == found.task
+            and last.variant in self.catalog.variants
+        ):
+            prior = self.catalog.variants[last.variant].quality.prior
+            if (
+                last.variant in self.profile.variants
+                and prior >= self.catalog.variants[wanted[0][0]].quality.prior
+            ):
+                wanted = [(last.variant, f"the conversation stays with {last.variant}"), *wanted]
+        for name, reason in wanted:
             if name not in seen:
                 seen.add(name)
                 yield name, reason
 
-    def _wanted(self, context: RequestContext, found: Classification, wish: Wish) -> Iterator[tuple[str, str]]:
+    def _wanted(
+        self, context: RequestContext, found: Classification, wish: Wish, preference: Preference
+    ) -> Iterator[tuple[str, str]]:
         profile = self.profile
         if found.task == "vision" and profile.vision:
             yield profile.vision, "images go to the vision variant"
@@ -124,6 +244,10 @@ class Rules:
             if found.task == "translation" and profile.translation:
                 yield profile.translation, "translation goes to the translator"
             level, why = found.level, f"{found.level} query"
+            if preference != "balanced":
+                at = LEVELS.index(level)
+                level = LEVELS[-1] if preference == "best" else LEVELS[max(0, at - 1)]
+                why = f"{found.level} query, {preference}"
             if LEVELS.index(level) > LEVELS.index(ceiling):
                 level, why = ceiling, f"{found.level} query, capped at {ceiling} for {context.device}"
         node = profile.nodes.get(context.device)
@@ -135,17 +259,35 @@ class Rules:
         for other in (*LEVELS[at + 1 :], *reversed(LEVELS[:at])):
             yield profile.levels[other], f"{why}; the variant for it cannot take this request"
 
-    def _objection(self, name: str, request: ChatRequest, found: Classification) -> str | None:
+    def _objection(
+        self,
+        name: str,
+        request: ChatRequest,
+        context: RequestContext,
+        found: Classification,
+        rule: Rule | None = None,
+    ) -> str | None:
         """Why `name` cannot take the request at all, or None."""
         spec, served = self.catalog.variants[name], self.profile.variants[name]
-        if name in self.away:
+        if name in self.situation.away:
             return f"its node, the {served.node}, is away"
+        if rule is not None and name in rule.forbid:
+            return f"rule: {rule.name}"
+        if spec.engine == "remote" and not context.remote:
+            return "is remote, which this request forbids"
         if found.task == "vision" and "vision" not in spec.capabilities:
             return "reads no images"
         if request.tools and request.tool_choice != "none" and "tools" not in spec.capabilities:
             return "calls no tools"
         if found.context_tokens > served.context:
             return f"context of {served.context} tokens is too short"
+        if spec.languages == "English" and found.language not in (None, "en"):
+            return f"speaks English only, and this is {found.language}"
+        if context.max_cost_usd is not None:
+            tokens = request.token_limit or self.situation.pace.usual_tokens
+            usd = (found.context_tokens * spec.price.input + tokens * spec.price.output) / 1e6
+            if usd > context.max_cost_usd:
+                return f"would cost about {usd:.6f} USD, more than the {context.max_cost_usd:.6f} that were set"
         return None
 
     def _decision(
@@ -156,15 +298,24 @@ class Rules:
         context: RequestContext,
         found: Classification,
         candidates: list[Candidate],
+        offers: list[Offer],
+        preference: Preference,
     ) -> RouteDecision:
-        considered = [*candidates]
-        named = {candidate.variant for candidate in considered}
-        considered += [
-            Candidate(other, "not preferred for this query")
-            for other in self.profile.variants
-            if other not in named
+        named = {candidate.variant for candidate in candidates}
+        expected = {offer.variant: offer for offer in offers}
+        others = [Candidate(other, self._why_not(other)) for other in self.profile.variants if other not in named]
+        considered = [
+            replace(
+                one,
+                correct=round(offer.correct, 4),
+                cost=offer.cost,
+                seconds=round(offer.seconds, 3),
+            )
+            if (offer := expected.get(one.variant))
+            else one
+            for one in [*candidates, *others]
         ]
-        parameters: Mapping[str, object] = self.catalog.variants[name].sampling.model_dump()
+        spec = self.catalog.variants[name]
         return RouteDecision(
             variant=name,
             reason=reason,
@@ -174,8 +325,21 @@ class Rules:
             task=found.task,
             device=context.device,
             candidates=tuple(considered),
-            parameters=dict(parameters),
+            parameters=dict(spec.sampling.model_dump()),
+            preference=preference,
+            think=self._thinks(name, found, preference),
+            escalation_threshold=self.judges.threshold(name),
         )
+
+    def _thinks(self, name: str, found: Classification, preference: Preference) -> bool | None:
+        """Whether it is asked to think; None where that is not for us to say. A guess is only good enough where
+        time does not count."""
+        if "thinking" not in self.catalog.variants[name].capabilities:
+            return None
+        return found.think and (preference == "best" or name + THINKING in found.correct)
+
+    def _why_not(self, name: str) -> str:
+        return "has failed a moment ago" if name in self.situation.rests else "not preferred for this query"
 
     def _nobody(self, passed: list[Candidate], found: Classification) -> ChatError:
         reasons = "; ".join(f"{c.variant}: {c.passed_over}" for c in passed)
@@ -186,7 +350,7 @@ class Rules:
                 param="messages",
                 code="unsupported_modality",
             )
-        if all("context" in (c.passed_over or "") for c in passed):
+        if len(passed) == len(self.profile.variants) and all("context" in (c.passed_over or "") for c in passed):
             longest = max(served.context for served in self.profile.variants.values())
             return invalid(
                 f"The conversation holds about {found.context_tokens} tokens and the longest context here is "
@@ -199,3 +363,29 @@ class Rules:
 
 def _as_level(name: str) -> Level:
     return next(level for level in LEVELS if level == name)
+
+
+def _once(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """Each variant once, as it was first passed over."""
+    return list({candidate.variant: candidate for candidate in reversed(list(candidates))}.values())[::-1]
+
+
+def _holds(when: Condition, request: ChatRequest, context: RequestContext, found: Classification) -> bool:
+    """Whether everything that a condition names is so."""
+    named: tuple[tuple[Container[object], object], ...] = (
+        (when.task, found.task),
+        (when.level, found.level),
+        (when.device, context.device),
+        (when.language, found.language),
+        (when.key, context.key_id),
+    )
+    return (
+        all(not wanted or value in wanted for wanted, value in named)
+        and (when.tools is None or when.tools == bool(request.tools))
+        and (when.min_tokens is None or found.context_tokens >= when.min_tokens)
+        and (when.max_tokens is None or found.context_tokens <= when.max_tokens)
+        and (
+            when.matches is None
+            or re.search(when.matches, last_user_text(request.messages)[:READ_CHARS]) is not None
+        )
+    )

@@ -50,6 +50,10 @@ class Variants:
         self._chats = {name: handle.options(stream=True).chat for name, handle in everywhere.items()}
         self._nodes = Nodes({name: handle.status.remote for name, handle in on_nodes.items()})
         self._watching = asyncio.get_running_loop().create_task(self._nodes.watch()) if on_nodes else None
+        self.loading: dict[str, float] = {}
+        """Of those that are not in memory: seconds until they could begin. Changes as they come and go."""
+        swapped = [name for name, served in profile.variants.items() if served.keep == "auto"]
+        self._looking = asyncio.get_running_loop().create_task(self._look(swapped)) if swapped else None
         self._canaries: dict[str, Any] = {}
         self.canary: Canary | None = None
 
@@ -146,6 +150,22 @@ class Variants:
         """How each is now: its `state`, and what its engine counts."""
         live = await asyncio.gather(*(self._status_of(name) for name in self._statuses))
         return dict(zip(self._statuses, live, strict=True))
+
+    async def awake(self) -> list[str]:
+        """Those that are in memory."""
+        return [name for name, status in (await self.statuses()).items() if status["state"] == "awake"]
+
+    async def _look(self, swapped: list[str]) -> None:
+        """For ever: who would have to be brought in first."""
+        while True:
+            found = await asyncio.gather(*(self._status_of(name) for name in swapped))
+            for name, status in zip(swapped, found, strict=True):
+                if status["state"] == "awake":
+                    self.loading.pop(name, None)
+                else:
+                    # Weights come at about a gigabyte a second.
+                    self.loading[name] = max(0.5, self._catalog.variants[name].weights_mb / 1000)
+            await asyncio.sleep(STATUS_SECONDS)
 
     async def models(self) -> list[dict[str, Any]]:
         """What each is and does, for `/v1/models`."""

@@ -10,7 +10,7 @@ from openai.types.chat import ChatCompletionChunk
 
 from configs.catalog import VariantSpec
 from deployments.chunks import ChunkBuilder
-from deployments.contract import TOO_LONG, ChatError, ChatRequest, RawPromptRequest, invalid
+from deployments.contract import TOO_LONG, ChatError, ChatRequest, ContinuedRequest, RawPromptRequest, invalid
 
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty")
 _AS_GIVEN = ("frequency_penalty", "logit_bias", "seed", "stop", "n")
@@ -32,6 +32,9 @@ def chat_fields(request: ChatRequest, spec: VariantSpec, request_id: str) -> dic
             **{name: value for name, value in request.chat_template_kwargs.items() if name not in _RESERVED},
         },
     }
+    if isinstance(request, ContinuedRequest):
+        fields["messages"].append({"role": "assistant", "content": request.begun})
+        fields |= {"add_generation_prompt": False, "continue_final_message": True}
     if request.logprobs:
         fields |= {"logprobs": True, "top_logprobs": request.top_logprobs or 0}
     if spec.thinking_budget is not None:

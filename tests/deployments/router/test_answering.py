@@ -14,7 +14,7 @@ from openai.types.chat import ChatCompletionChunk, ChatCompletionTokenLogprob
 from configs.escalation import Cause, EscalationRules, FallbackRules
 from deployments.chunks import ChunkBuilder, fold, token_usage
 from deployments.contract import ChatError, ChatRequest, ContinuedRequest, engine_gone, invalid, queue_full
-from deployments.router.answering import Answering, Attempt, Committed, Plan, with_logprobs
+from deployments.router.answering import Answering, Committed, Plan, with_logprobs
 from deployments.router.calibration import Calibrated, Evidence, Head
 from deployments.router.confidence import SIGNALS
 from deployments.router.escalation import Judge
@@ -141,10 +141,7 @@ async def run(made: Group, first: str = "small") -> Got:
 
 async def test_a_sure_answer_streams_from_the_commit_point_on() -> None:
     made = group(("small",))(small=answer("small", words(20, SURE)), large=answer("large", words(3, SURE)))
-    seen: list[int] = []
-    async for item in Answering(made.plan()).run("small"):
-        if isinstance(item, list):
-            seen.append(len(item))
+    seen = [len(item) async for item in Answering(made.plan()).run("small") if isinstance(item, list)]
     assert seen[0] == 1 + 8, "what was held: the role, and the words up to the commit point"
     assert set(seen[1:]) == {1}, "then each as it comes"
     assert [name for name, _ in made.asked] == ["small"]
@@ -184,11 +181,8 @@ async def test_what_cannot_recover_is_given_up_before_the_commit_point() -> None
     made = group(("small",))(small=answer("small", words(20, UNSURE)), large=answer("large", words(1, SURE)))
     plan = made.plan()
     plan = Plan(**{**plan.__dict__, "judge": lambda name: judge if name == "small" else None})
-    attempts: list[Attempt] = []
-    async for item in Answering(plan).run("small"):
-        if isinstance(item, Committed):
-            attempts += item.attempts
-    assert attempts[0].tokens == 4
+    commits = [item async for item in Answering(plan).run("small") if isinstance(item, Committed)]
+    assert commits[-1].attempts[0].tokens == 4
 
 
 async def test_escalation_goes_step_by_step_and_no_further_than_it_may() -> None:
@@ -248,7 +242,8 @@ async def test_after_it_another_goes_on_with_the_rest(cause: Cause, steps: list[
 async def test_after_it_the_owner_may_want_an_error() -> None:
     rules = FallbackRules.model_validate({"after_commit": "error"})
     made = group(("small",), fallback=rules)(
-        small=[*answer("small", words(10, SURE), None), engine_gone("small")], large=answer("large", words(1, SURE))
+        small=[*answer("small", words(10, SURE), None), engine_gone("small")],
+        large=answer("large", words(1, SURE)),
     )
     with pytest.raises(ChatError, match="not available"):
         await run(made)
@@ -282,7 +277,8 @@ def late(policy: str) -> EscalationRules:
 
 async def test_a_late_collapse_is_corrected_where_the_owner_wants_that() -> None:
     made = group(("small",), escalation=late("correct"))(
-        small=answer("small", [*words(8, SURE), *words(20, UNSURE)]), large=answer("large", words(2, SURE, "right "))
+        small=answer("small", [*words(8, SURE), *words(20, UNSURE)]),
+        large=answer("large", words(2, SURE, "right ")),
     )
     got = await run(made)
     assert got.text.startswith("x " * 28)

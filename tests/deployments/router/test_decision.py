@@ -19,7 +19,8 @@ def test_a_decision_is_json_and_its_header_is_ascii() -> None:
     )
     assert decision.header() == "f?r ?bersetzung ?; complexity=0.26; level=simple; task=chat"
     row = json.loads(json.dumps(decision.as_dict()))
-    assert row["candidates"] == [{"variant": "v", "passed_over": None}, {"variant": "w", "passed_over": "busy"}]
+    passed = [(candidate["variant"], candidate["passed_over"]) for candidate in row["candidates"]]
+    assert passed == [("v", None), ("w", "busy")]
     assert row["parameters"] == {"temperature": 0.7}
 
 

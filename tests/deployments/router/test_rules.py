@@ -13,7 +13,7 @@ from configs.routing import LEVELS, load_routing
 from deployments.classifier.rules import classify
 from deployments.contract import ChatError, ChatRequest, RequestContext
 from deployments.router.decision import RouteDecision
-from deployments.router.rules import Rules, resolve_model
+from deployments.router.rules import Rules, Situation, resolve_model
 
 CATALOG, ROUTING = load_catalog(), load_routing()
 PROFILE = load_profile("cpu", CATALOG)
@@ -143,7 +143,7 @@ THERE = "macbook-coder"
 
 def decide_with_nodes(away: set[str], device: str, **fields: Any) -> RouteDecision:
     request = ChatRequest.model_validate({"messages": [{"role": "user", "content": "hi"}], **fields})
-    rules = Rules(MIXED, MIXED.serving(CATALOG), ROUTING, away)
+    rules = Rules(MIXED, MIXED.serving(CATALOG), ROUTING, Situation(away))
     return rules.decide(request, RequestContext("r", device=device), classify(request.messages, ROUTING))  # type: ignore[arg-type]
 
 
@@ -166,12 +166,8 @@ def test_a_variant_that_is_asked_for_by_name_is_said_to_be_away() -> None:
     assert raised.value.retry_after
 
 
-def test_who_falls_back_does_not_fall_on_a_node_that_is_away() -> None:
+def test_who_takes_over_is_not_on_a_node_that_is_away() -> None:
     request = ChatRequest(messages=[{"role": "user", "content": "hi"}])
     found = classify(request.messages, ROUTING)
-    rules = Rules(MIXED, MIXED.serving(CATALOG), ROUTING, {THERE})
-    decision = rules.decide(request, RequestContext("r"), found)
-    assert rules.fall_back(decision, request, found, [THERE, SMALL], "is gone") is None
-    instead = rules.fall_back(decision, request, found, [THERE, "smollm2-135m-bf16"], "is gone")
-    assert instead is not None and instead.variant == "smollm2-135m-bf16"
-    assert "smollm2-135m is gone" in instead.reason
+    rules = Rules(MIXED, MIXED.serving(CATALOG), ROUTING, Situation({THERE}))
+    assert set(rules.able(request, RequestContext("r"), found)) == set(MIXED.variants) - {THERE}

@@ -1,0 +1,134 @@
+"""How one request may be answered: what `Answering` needs to know, from the rules, the judges and the variants.
+Pure."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from openai.types.chat import ChatCompletionChunk
+
+from configs.catalog import Catalog
+from configs.escalation import Cause
+from deployments.classifier.rules import Classification
+from deployments.contract import ChatRequest, RawPromptRequest, RequestContext
+from deployments.router.answering import Committed, Plan, with_logprobs
+from deployments.router.decision import Attempt, RouteDecision
+from deployments.router.escalation import Judge
+from deployments.router.failures import CoolDowns, next_in_chain
+from deployments.router.rules import Rules, resolve_model
+
+NOT_THE_VARIANTS: frozenset[Cause] = frozenset({"busy", "context", "refused", "not_ready", "away"})
+"""Causes that say nothing against asking a variant again."""
+
+
+class Generate(Protocol):
+    """A variant's answer."""
+
+    def __call__(
+        self, variant: str, request: ChatRequest, context: RequestContext
+    ) -> AsyncGenerator[list[ChatCompletionChunk], None]: ...
+
+
+@dataclass(frozen=True)
+class Asking:
+    """One request on its way: who is asked, and with what."""
+
+    rules: Rules
+    generate: Generate
+    cool_downs: CoolDowns
+    awake: Callable[[], Awaitable[list[str]]]
+    request: ChatRequest
+    context: RequestContext
+    found: Classification
+    decision: RouteDecision
+
+    def plan(self) -> Plan:
+        """The `Plan` of this request."""
+        return Plan(
+            request=self.request,
+            ask=self.ask,
+            judge=self.judge,
+            larger=self.larger,
+            instead=self.instead,
+            failed=self._failed,
+            fallback=self.rules.routing.fallback,
+            escalation=self.rules.routing.escalation,
+            continues=self._continues,
+        )
+
+    @property
+    def named(self) -> bool:
+        """Whether one variant was asked for, which then answers, or nobody."""
+        return resolve_model(self.request.model, self.rules.profile, self.rules.routing).kind == "variant"
+
+    def ask(self, variant: str, request: ChatRequest) -> AsyncGenerator[list[ChatCompletionChunk], None]:
+        """Ask one variant; one that will be judged is asked for what its confidence is made of."""
+        if self.decision.think and "enable_thinking" not in request.chat_template_kwargs:
+            kwargs = {**request.chat_template_kwargs, "enable_thinking": True}
+            request = request.model_copy(update={"chat_template_kwargs": kwargs})
+        judged = self.judge(variant) is not None
+        return self.generate(variant, with_logprobs(request) if judged else request, self.context)
+
+    def judge(self, variant: str) -> Judge | None:
+        """None where its confidence means nothing, or nobody may take over."""
+        request = self.request
+        offers_tools = bool(request.tools) and request.tool_choice != "none"
+        if self.named or request.n > 1 or offers_tools or isinstance(request, RawPromptRequest):
+            return None
+        if self.larger(variant) is None:
+            return None
+        prior = self.found.correct.get(variant)
+        return self.rules.judges.of(variant, self.found.task, prior)
+
+    def larger(self, variant: str) -> str | None:
+        """The next by quality that can take the request."""
+        able = self.rules.able(self.request, self.context, self.found)
+        priors = {name: self.rules.catalog.variants[name].quality.prior for name in able}
+        own = self.rules.catalog.variants[variant].quality.prior
+        above = [
+            name
+            for name in able
+            if priors[name] > own
+            and not self.cool_downs.cooling(name)
+            and not self.rules.judges.accepts_nothing(name)
+        ]
+        return min(above, key=lambda name: priors[name], default=None)
+
+    async def instead(self, cause: Cause, variant: str, tried: dict[str, int]) -> str | None:
+        """Who is asked after a failure."""
+        chain = self.rules.routing.fallback.chain(cause)
+        if self.named:
+            chain = tuple(step for step in chain if step in ("same", "awake"))
+        if not chain:
+            return None
+        able = self.rules.able(self.request, self.context, self.found)
+        contexts = {name: served.context for name, served in self.rules.profile.variants.items()}
+        awake = await self.awake() if "awake" in chain else []
+        return next_in_chain(chain, variant, able, contexts, awake, tried, self.cool_downs.cooling)
+
+    def _failed(self, variant: str, cause: Cause) -> None:
+        if cause not in NOT_THE_VARIANTS:
+            self.cool_downs.failed(variant, self.rules.routing.fallback.cool_down_seconds)
+
+    def _continues(self, variant: str) -> bool:
+        """Whether it can go on with what another has begun: engines whose template is ours to fill."""
+        raw = isinstance(self.request, RawPromptRequest)
+        return not raw and self.request.n == 1 and self.rules.catalog.variants[variant].engine != "remote"
+
+
+def committed(decision: RouteDecision, found: Committed, catalog: Catalog) -> RouteDecision:
+    """The decision with what became of it."""
+    return replace(
+        decision,
+        variant=found.variant,
+        reason=f"{decision.reason}; {found.why}" if found.why else decision.reason,
+        parameters=dict(catalog.variants[found.variant].sampling.model_dump()),
+        attempts=found.attempts,
+    )
+
+
+def ended(decision: RouteDecision, attempts: tuple[Attempt, ...]) -> RouteDecision:
+    """The decision with everyone who was asked, when all is over."""
+    return replace(decision, attempts=attempts) if attempts else decision
