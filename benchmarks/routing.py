@@ -6,13 +6,13 @@ one model, and an oracle that knows each outcome. The logs are not part of the p
 
 from __future__ import annotations
 
-import csv
 import gzip
 import json
 import os
 import subprocess
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from sklearn.model_selection import KFold, StratifiedKFold
 from benchmarks import servers
 from benchmarks.load import percentile
 from benchmarks.machine import console, show
+from benchmarks.many_models import column, csv_rows, many_models
 from configs.routing import load_routing
 from deployments.classifier.measures import apgr
 from deployments.classifier.rules import classify
@@ -35,6 +36,7 @@ from deployments.classifier.training import (
     matrix_of,
     vocabulary,
 )
+from groupqwen.outcomes import OutcomesError, read_outcomes, rows_of
 
 DATA = Path(os.environ.get("GROUPQWEN_EVALUATION_DATA") or Path(__file__).parents[2] / "shared" / "data")
 FOLDS, SEED = 5, 0
@@ -63,7 +65,7 @@ def main() -> None:
 
 def routellm(path: Path) -> None:
     """Mixtral-8x7B and GPT-4 on MMLU, as RouteLLM published their outcomes."""
-    rows = [row for row in _csv(path) if row["subject"] != "gsm8k"]
+    rows = [row for row in csv_rows(path) if row["subject"] != "gsm8k"]
     outcomes = Outcomes(
         [row["prompt"] for row in rows],
         {name: np.array([float(row[f"{name}_ok"]) for row in rows]) for name in PAIR},
@@ -75,10 +77,10 @@ def routellm(path: Path) -> None:
 
 def thinking(path: Path) -> None:
     """Answering at once or after thinking, on BIG-Bench-Hard."""
-    rows = _csv(path)
+    rows = csv_rows(path)
     outcomes = Outcomes(
         [row["input"] for row in rows],
-        {"weak": _column(rows, "direct_ok"), "strong": _column(rows, "cot_ok")},
+        {"weak": column(rows, "direct_ok"), "strong": column(rows, "cot_ok")},
         [row["task"] for row in rows],
     )
     _pair_table("BIG-Bench-Hard, at once → after thinking", outcomes, sizes=(len(rows),))
@@ -100,8 +102,9 @@ def _pair_table(title: str, outcomes: Outcomes, sizes: tuple[int, ...]) -> None:
         for size in sizes:
             most = min(size, len(weak) * (FOLDS - 1) // FOLDS)
             scores[f"learned from {most:,}"] = _gain(held_out_scores(counted, outcomes, FOLDS, SEED, most=most))
-        unseen = held_out_scores(counted, outcomes, FOLDS, SEED, by_group=True)
-        scores["learned, on kinds that it has not seen"] = _gain(unseen)
+        if outcomes.groups is not None and len(set(outcomes.groups)) >= FOLDS:
+            unseen = held_out_scores(counted, outcomes, FOLDS, SEED, by_group=True)
+            scores["learned, on kinds that it has not seen"] = _gain(unseen)
     scores["oracle"] = strong - weak
     table = [
         [name, f"{_by_fold(score, weak, strong):.3f}", _at_95(score, weak, strong)]
@@ -183,16 +186,19 @@ def families(path: Path) -> None:
     """The domain of a question, of 14, from its text alone (MMLU-Pro)."""
     with gzip.open(path, "rt") as file:
         rows = [json.loads(line) for line in file]
-    questions, labels = [row["question"] for row in rows], np.array([row["category"] for row in rows])
+    _family_table([row["question"] for row in rows], np.array([row["category"] for row in rows]))
+
+
+def _family_table(questions: list[str], labels: npt.NDArray[np.str_]) -> None:
     counted = count_terms(questions)
-    right, said = np.zeros(len(rows), bool), []
+    right, said = np.zeros(len(questions), bool), []
     with console.status("Task family: learning …"):
         for learned_from, held in StratifiedKFold(FOLDS, shuffle=True, random_state=SEED).split(labels, labels):
             right[held] = _domains(counted, labels, learned_from, held)
             said.append(right[held].mean())
     most = max(np.mean(labels == label) for label in set(labels))
     show(
-        f"Task family: {len(rows):,} questions, {len(set(labels))} domains",
+        f"Task family: {len(questions):,} questions, {len(set(labels))} domains",
         ["classifier", "accuracy", "worst fold"],
         [
             ["always the commonest", f"{most:.3f}", ""],
@@ -210,18 +216,28 @@ def _domains(
     return np.asarray(model.predict(matrix_of(counted, held, words, pieces)) == labels[held])
 
 
-def _csv(path: Path) -> list[dict[str, str]]:
-    csv.field_size_limit(2**22)
-    with gzip.open(path, "rt", newline="") as file:
-        return list(csv.DictReader(file))
+def own_outcomes(path: Path) -> None:
+    """A table for each pair of neighbouring models, from worse to better."""
+    found = read_outcomes(path)
+    ordered = sorted(found.right, key=lambda name: float(found.right[name].mean()))
+    for weak, strong in pairwise(ordered):
+        pair = Outcomes(found.questions, {"weak": found.right[weak], "strong": found.right[strong]}, found.groups)
+        if pair.right["strong"].mean() > pair.right["weak"].mean():
+            _pair_table(f"{weak} → {strong}", pair, sizes=(len(pair.questions),))
 
 
-def _column(rows: list[dict[str, str]], name: str) -> Values:
-    return np.array([float(row[name]) for row in rows])
+def own_families(path: Path) -> None:
+    """Questions and their labels from a file."""
+    rows = [row for _, row in rows_of(path)]
+    missing = [index for index, row in enumerate(rows) if not row.get("question") or not row.get("category")]
+    if missing:
+        raise OutcomesError(f"{path}: row {missing[0] + 1} needs `question` and `category`")
+    _family_table([str(row["question"]) for row in rows], np.array([str(row["category"]) for row in rows]))
 
 
 TABLES: dict[str, Callable[[Path], None]] = {
     "routellm_mmlu_gsm8k_outcomes.csv.gz": routellm,
     "bbh_direct_vs_cot.csv.gz": thinking,
     "mmlu_pro_questions.jsonl.gz": families,
+    "mmlu_pro_matrix.csv.gz": many_models,
 }

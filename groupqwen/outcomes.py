@@ -26,10 +26,7 @@ def read_outcomes(path: Path) -> Outcomes:
     """One line for each question and model: `question`, `model`, `correct`, and `group` if there is one. CSV or
     JSON lines, either may be gzipped. Questions that not all models have answered are left out. Raises
     `OutcomesError`."""
-    try:
-        rows = list(_rows(path))
-    except (OSError, UnicodeDecodeError, EOFError) as error:
-        raise OutcomesError(f"{path} cannot be read: {error}") from error
+    rows = rows_of(path)
     answers: dict[str, dict[str, float]] = {}
     groups: dict[str, str] = {}
     models: dict[str, None] = {}
@@ -47,6 +44,14 @@ def read_outcomes(path: Path) -> Outcomes:
     right = {name: np.array([answers[question][name] for question in complete]) for name in models}
     named = [groups[question] for question in complete]
     return Outcomes(complete, right, named if any(named) else None)
+
+
+def rows_of(path: Path) -> list[tuple[int, Mapping[str, Any]]]:
+    """All rows of a file, each with its line. Raises `OutcomesError`."""
+    try:
+        return list(_rows(path))
+    except (OSError, UnicodeDecodeError, EOFError) as error:
+        raise OutcomesError(f"{path} cannot be read: {error}") from error
 
 
 def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:

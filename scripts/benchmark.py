@@ -74,12 +74,59 @@ def swaps(
 
 
 @app.command()
-def routing() -> None:
+def routing(
+    outcomes: Annotated[
+        Path | None, typer.Option(help="Outcomes of your own instead (docs/EVALUATION.md): two models or more.")
+    ] = None,
+    families: Annotated[
+        Path | None,
+        typer.Option(help="Labelled questions of your own: CSV or JSON lines, `question`, `category`."),
+    ] = None,
+) -> None:
     """Learned routing beside length, the reference rules and LiteLLM's, on public outcome logs
     (docs/EVALUATION.md)."""
-    from benchmarks.routing import main
+    from benchmarks.routing import main, own_families, own_outcomes
 
-    main()
+    if outcomes is not None:
+        own_outcomes(outcomes)
+    if families is not None:
+        own_families(families)
+    if outcomes is None and families is None:
+        main()
+
+
+@app.command()
+def cascade(
+    log: Annotated[
+        Path | None,
+        typer.Option(
+            help="A log to replay (docs/EVALUATION.md); unset: the running group is asked, which takes long."
+        ),
+    ] = None,
+    quality: Annotated[float | None, typer.Option(help="Target: right answers ÷ those of the largest.")] = None,
+    accepted_wrong: Annotated[
+        float | None, typer.Option(help="Target: of all questions, those that a smaller one answers wrongly.")
+    ] = None,
+    confidence: Annotated[float, typer.Option(help="With which the target is to be kept.")] = 0.9,
+    tiers: Annotated[str, typer.Option(help="Models, the smallest first; unset: by their mean cost.")] = "",
+    plots: Annotated[Path | None, typer.Option(help="A folder for the plots (PNG).")] = None,
+    live: Annotated[bool, typer.Option(help="Also ask the running group with its cascade switched on.")] = False,
+) -> None:
+    """Small models first, larger ones where they are unsure: quality, cost and time beside what else one could
+    do."""
+    from benchmarks.cascade import main
+    from benchmarks.cascade_live import main as run_live
+    from benchmarks.cascade_live import recorded
+    from configs.escalation import Target
+
+    if quality is None and accepted_wrong is None:
+        accepted_wrong = 0.05
+    target = Target(quality=quality, accepted_wrong=accepted_wrong, confidence=confidence)
+    path = log or recorded()
+    if live:
+        run_live(path, target)
+    else:
+        main(path, target, [name for name in tiers.split(",") if name], plots)
 
 
 if __name__ == "__main__":

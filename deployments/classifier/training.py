@@ -104,6 +104,15 @@ def held_out_scores(
     return scores
 
 
+def scores_for(outcomes: Outcomes, questions: Sequence[str]) -> Values:
+    """Log-odds (questions × variants) of other questions than those that were learned from."""
+    counted = count_terms([*outcomes.questions, *questions])
+    known = len(outcomes.questions)
+    words, pieces, weights, bias = _fit(counted, outcomes, np.arange(known))
+    asked = np.arange(known, known + len(questions))
+    return np.asarray(matrix_of(counted, asked, words, pieces) @ weights.T.astype(np.float64) + bias)
+
+
 def _folds(
     outcomes: Outcomes, folds: int, seed: int, by_group: bool
 ) -> Iterator[tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]]:

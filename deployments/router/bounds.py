@@ -19,9 +19,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import logsumexp
 from scipy.stats import beta
 
 Values = npt.NDArray[np.float64]
+
+STAKES = np.array([0.05, 0.15, 0.4, 0.7, 0.95])
+"""Of the most that a bet can lose without being ruined."""
 
 STEPS = 100
 """Thresholds that are tried: those that accept 1 %, 2 % … of the labelled answers."""
@@ -47,12 +51,15 @@ class Threshold:
 
 
 def accepted_wrong(scores: Values, ok: Values, most: float, confidence: float) -> Threshold:
-    """The least threshold with which accepted-and-wrong is at most `most`."""
-    count = len(scores)
+    """The least threshold with which accepted-and-wrong is at most `most`. `scores`, `ok`: tiers × questions, the
+    smallest tier first, without the last, whose answers are always accepted; or of one tier. A question is
+    answered by the first tier whose score reaches the threshold, which is the same for all of them."""
+    scores, ok = np.atleast_2d(scores), np.atleast_2d(ok)
+    count = scores.shape[1]
     found = Threshold(math.inf, 0.0, 0.0, upper_share(0, count, confidence), count, confidence)
     for value in _strictest_first(scores):
-        accepted = scores >= value
-        wrong = int((accepted & (ok < 0.5)).sum())
+        accepted, right = _accepted(scores, ok, value)
+        wrong = int((accepted & ~right).sum())
         bound = upper_share(wrong, count, confidence)
         if bound > most:
             break
@@ -60,21 +67,29 @@ def accepted_wrong(scores: Values, ok: Values, most: float, confidence: float) -
     return found
 
 
-def quality(scores: Values, weak_ok: Values, strong_ok: Values, share: float, confidence: float) -> Threshold:
-    """The least threshold with which answers are right at least `share` times as often as the stronger
-    variant's."""
-    count = len(scores)
+def quality(scores: Values, ok: Values, last_ok: Values, share: float, confidence: float) -> Threshold:
+    """The least threshold with which answers are right at least `share` times as often as the last tier's; else as
+    `accepted_wrong`."""
+    scores, ok = np.atleast_2d(scores), np.atleast_2d(ok)
+    count = scores.shape[1]
     found = Threshold(math.inf, 0.0, 1.0, share, count, confidence)
     for value in _strictest_first(scores):
-        accepted = scores >= value
-        answered = np.where(accepted, weak_ok, strong_ok)
+        accepted, right = _accepted(scores, ok, value)
+        answered = np.where(accepted, right, last_ok)
         # The shortfall of each question is -1 to `share`; it must be below zero in the mean.
-        shortfall = share * strong_ok - answered
+        shortfall = share * last_ok - answered
         if not mean_is_below((shortfall + 1) / (1 + share), 1 / (1 + share), confidence):
             break
-        ratio = float(answered.mean() / strong_ok.mean())
+        ratio = float(answered.mean() / last_ok.mean())
         found = Threshold(float(value), float(accepted.mean()), ratio, share, count, confidence)
     return found
+
+
+def _accepted(scores: Values, ok: Values, value: float) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Whether some tier's answer is accepted, and whether that answer is right."""
+    reached = scores >= value
+    first = reached.argmax(axis=0)
+    return np.asarray(reached.any(axis=0)), np.asarray(ok[first, np.arange(scores.shape[1])] > 0.5)
 
 
 def upper_share(events: int, count: int, confidence: float) -> float:
@@ -83,24 +98,19 @@ def upper_share(events: int, count: int, confidence: float) -> float:
 
 
 def mean_is_below(values: Values, limit: float, confidence: float) -> bool:
-    """Whether the mean of values from 0 to 1 is below `limit`, by a bet against it that wins 1 ÷ (1 - confidence)
-    times its stake. What is staked on a value follows from the values before it."""
-    if not len(values):
+    """Whether the mean of values from 0 to 1 is below `limit`, by bets against it that together win 1 ÷ (1 -
+    confidence) times their stake. The stakes are fixed beforehand, from careful to bold, and share the money."""
+    if not len(values) or limit <= 0:
         return False
-    seen = np.arange(1, len(values) + 1)
-    mean = (0.5 + np.cumsum(values)) / (1 + seen)
-    variance = (0.25 + np.cumsum((values - mean) ** 2)) / (1 + seen)
-    before = np.concatenate([[0.25], variance[:-1]])
-    stake = np.sqrt(2 * math.log(1 / (1 - confidence)) / (len(values) * before))
-    stake = np.minimum(stake, 0.9 / (1 - limit)) if limit < 1 else stake
-    wealth = np.cumsum(np.log1p(-stake * (values - limit)))
-    return float(wealth.max()) >= math.log(1 / (1 - confidence))
+    stakes = STAKES / max(1e-9, 1 - limit)
+    wealth = np.cumsum(np.log1p(-stakes[:, None] * (values - limit)[None, :]), axis=1)
+    return float(logsumexp(wealth, axis=0).max()) - math.log(len(STAKES)) >= math.log(1 / (1 - confidence))
 
 
 def _strictest_first(scores: Values) -> Values:
     """Thresholds in descending order, each once."""
-    if not len(scores):
+    if not scores.size:
         return np.array([])
-    ranked = np.sort(scores)[::-1]
+    ranked = np.sort(scores, axis=None)[::-1]
     places = np.unique(np.ceil(np.linspace(0, 1, STEPS + 1)[1:] * len(ranked)).astype(int)) - 1
     return np.unique(ranked[places])[::-1]

@@ -43,15 +43,20 @@ class Answered:
     logprobs: Sequence[float] = ()
     margins: Sequence[float] = ()
     prior: float | None = None
-    next_ok: bool = True
+    largest_ok: bool = True
 
 
-def calibrate(answers: Mapping[str, Sequence[Answered]], folds: int = 5, seed: int = 0) -> Calibration:
+def calibrate(
+    answers: Mapping[str, Sequence[Answered]],
+    folds: int = 5,
+    seed: int = 0,
+    checkpoints: Sequence[int] = CHECKPOINTS,
+) -> Calibration:
     """Of each variant's labelled answers. Raises `TooLittle`."""
     for name, labelled in answers.items():
         if len(labelled) < LEAST_ANSWERS:
             raise TooLittle(f"{name}: {len(labelled)} labelled answers are too few; {LEAST_ANSWERS} are the least")
-    fitted = {name: _fit(labelled, folds, seed) for name, labelled in answers.items()}
+    fitted = {name: _fit(labelled, folds, seed, checkpoints) for name, labelled in answers.items()}
     digest = hashlib.sha256()
     for name, labelled in answers.items():
         for one in labelled:
@@ -63,12 +68,12 @@ def calibrate(answers: Mapping[str, Sequence[Answered]], folds: int = 5, seed: i
     return Calibration(fitted, about)
 
 
-def _fit(labelled: Sequence[Answered], folds: int, seed: int) -> Calibrated:
+def _fit(labelled: Sequence[Answered], folds: int, seed: int, checkpoints: Sequence[int]) -> Calibrated:
     families = _families(labelled)
     ok = np.array([float(one.ok) for one in labelled])
     heads, scores = [], []
     whole_head, whole = _head(None, np.arange(len(labelled)), labelled, families, ok, folds, seed)
-    for tokens in CHECKPOINTS:
+    for tokens in checkpoints:
         rows = np.array([index for index, one in enumerate(labelled) if len(one.logprobs) > tokens], int)
         if len(rows) < LEAST_ANSWERS:
             continue
@@ -77,7 +82,9 @@ def _fit(labelled: Sequence[Answered], folds: int, seed: int) -> Calibrated:
         # A shorter answer is whole by then.
         scores.append(whole.copy())
         scores[-1][rows] = held_out
-    evidence = Evidence(np.array([*scores, whole]), ok, np.array([float(one.next_ok) for one in labelled]))
+    asked = hashlib.sha256("\0".join(one.question for one in labelled).encode()).hexdigest()
+    largest = np.array([float(one.largest_ok) for one in labelled])
+    evidence = Evidence(np.array([*scores, whole]), ok, largest, asked)
     return Calibrated(families, (*heads, whole_head), evidence)
 
 

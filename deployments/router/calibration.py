@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -52,12 +52,14 @@ class Head:
 @dataclass(frozen=True)
 class Evidence:
     """Labelled answers of one variant. `scores`: heads × answers, by models that have not seen the answer; where
-    an answer is shorter than a checkpoint, the whole answer's. `next_ok`: whether the next larger variant was
+    an answer is shorter than a checkpoint, the whole answer's. `largest_ok`: whether the next larger variant was
     right."""
 
     scores: Values
     ok: Values
-    next_ok: Values
+    largest_ok: Values
+    questions: str = ""
+    """A fingerprint of the questions, in their order."""
 
 
 @dataclass(frozen=True)
@@ -84,15 +86,6 @@ class Calibrated:
         ]
         return passed[-1] if passed else 0
 
-    def threshold(self, target: Target, checkpoint: int | None) -> Threshold:
-        """The least P(right) with which an answer is accepted at a checkpoint (None: when it is whole)."""
-        wanted = [head.tokens for head in self.heads].index(checkpoint)
-        found = self.evidence
-        if target.accepted_wrong is not None:
-            return accepted_wrong(found.scores[wanted], found.ok, target.accepted_wrong, target.confidence)
-        assert target.quality is not None
-        return quality(found.scores[wanted], found.ok, found.next_ok, target.quality, target.confidence)
-
     def hopeless(self, index: int, at: int, threshold: float, lost: float = 0.02) -> float:
         """At the earlier head `index`, the score below which no more than the share `lost` of the answers that are
         accepted at head `at` has ever been: what is below it does not recover."""
@@ -112,6 +105,10 @@ class Calibration:
         staged = path.with_suffix(".tmp")
         staged.write_text(json.dumps(self.as_dict()))
         staged.replace(path)
+
+    def only(self, names: Container[str]) -> Calibration:
+        """Without variants that are not served."""
+        return Calibration({name: one for name, one in self.variants.items() if name in names}, self.about)
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON types."""
@@ -170,7 +167,8 @@ def _as_dict(one: Calibrated) -> dict[str, Any]:
         "evidence": {
             "scores": one.evidence.scores.round(5).tolist(),
             "ok": one.evidence.ok.tolist(),
-            "next_ok": one.evidence.next_ok.tolist(),
+            "largest_ok": one.evidence.largest_ok.tolist(),
+            "questions": one.evidence.questions,
         },
     }
 
@@ -190,10 +188,28 @@ def _calibrated(data: Mapping[str, Any]) -> Calibrated:
         raise CalibrationError("no head judges whole answers")
     kept = data["evidence"]
     scores = np.array(kept["scores"], float).reshape(len(heads), -1)
-    ok, next_ok = np.array(kept["ok"], float), np.array(kept["next_ok"], float)
-    if not scores.shape[1] == len(ok) == len(next_ok):
+    ok, largest_ok = np.array(kept["ok"], float), np.array(kept["largest_ok"], float)
+    if not scores.shape[1] == len(ok) == len(largest_ok):
         raise CalibrationError("its evidence does not fit together")
-    return Calibrated(families, tuple(heads), Evidence(scores, ok, next_ok))
+    return Calibrated(families, tuple(heads), Evidence(scores, ok, largest_ok, str(kept["questions"])))
+
+
+def joint_threshold(evidence: Sequence[tuple[Values, Evidence]], target: Target) -> Threshold:
+    """The least P(right) with which answers are accepted, the same for all variants. `evidence`: of each, the
+    smallest first, the scores that decide. One that follows from all must hold wherever a request begins: the
+    strictest of them. Variants whose labels are of other questions are looked at each by itself."""
+    alike = len({one.questions for _, one in evidence}) == 1
+    begins = range(len(evidence)) if alike else range(0)
+    chains = [evidence[start:] for start in begins] or [[one] for one in evidence]
+    return max((_threshold(chain, target) for chain in chains), key=lambda found: found.value)
+
+
+def _threshold(chain: Sequence[tuple[Values, Evidence]], target: Target) -> Threshold:
+    scores, ok = np.array([scores for scores, _ in chain]), np.array([one.ok for _, one in chain])
+    if target.accepted_wrong is not None:
+        return accepted_wrong(scores, ok, target.accepted_wrong, target.confidence)
+    assert target.quality is not None
+    return quality(scores, ok, chain[0][1].largest_ok, target.quality, target.confidence)
 
 
 @lru_cache(maxsize=1)

@@ -99,9 +99,11 @@ class Router:
         """Rules from `user_config`, and the calibration: at the start, and anew without a restart. (Handles want
         an event loop.)"""
         routing = Routing.model_validate(config["routing"])
-        judges = Judges(calibration_at(home().calibration), routing.escalation)
+        worth = {name: self._catalog.variants[name].quality.prior for name in self._profile.variants}
+        known = calibration_at(home().calibration).only(worth)
+        judges = Judges(known, routing.escalation, worth)
         for warning in judges.warnings:
-            logger.warning("%s: %s", warning.variant, warning.reason)
+            logger.warning("%s", warning)
         situation = Situation(self._variants.away, self._pace, self._variants.loading, self._cool_downs)
         self._rules = Rules(self._profile, self._catalog, routing, situation, judges)
         tried = config.get("canary")

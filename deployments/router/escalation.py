@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from configs.escalation import EscalationRules
-from deployments.router.calibration import Calibrated, Calibration
+from deployments.router.bounds import Threshold
+from deployments.router.calibration import Calibrated, Calibration, joint_threshold
 from deployments.router.confidence import Confidence
 
 Verdict = Literal["wait", "accept", "escalate"]
@@ -46,48 +47,46 @@ class Judge:
         return ("escalate" if given_up else "wait"), found
 
 
-@dataclass(frozen=True)
-class Warned:
-    """What `groupqwen status` and the decision say where nothing can be promised."""
-
-    variant: str
-    reason: str
-
-
 class Judges:
     """One for each variant that has a calibration and a threshold that accepts something."""
 
-    def __init__(self, calibration: Calibration, rules: EscalationRules) -> None:
+    def __init__(
+        self, calibration: Calibration, rules: EscalationRules, worth: Mapping[str, float] | None = None
+    ) -> None:
+        """`worth`: of the variants, by which the smaller are told from the larger."""
+        worth = worth or {}
         self.rules = rules
-        self.warnings: list[Warned] = []
+        self.warnings: list[str] = []
+        self.promised: Threshold | None = None
         self._known: dict[str, tuple[Calibrated, int, tuple[float, float], dict[int, float]]] = {}
-        if not rules.enabled:
+        if not rules.enabled or not calibration.variants:
             return
-        for name, calibrated in calibration.variants.items():
-            self._prepare(name, calibrated)
-
-    def _prepare(self, name: str, calibrated: Calibrated) -> None:
-        points = [head.tokens for head in calibrated.heads]
-        # Short answers leave no labels at late checkpoints: the latest that has some is the commit point.
-        commits = [tokens for tokens in points if tokens is not None and tokens <= self.rules.commit_tokens]
-        whole = calibrated.threshold(self.rules.target, None)
-        early = calibrated.threshold(self.rules.target, commits[-1]) if commits else whole
-        if whole.never or early.never:
+        smallest_first = sorted(calibration.variants.items(), key=lambda item: worth.get(item[0], 0.0))
+        commits = {name: _commit(one, rules.commit_tokens) for name, one in smallest_first}
+        # Each answer is judged once by the part that is held back, and by the whole where it is short or not
+        # streamed.
+        early = joint_threshold(
+            [(one.evidence.scores[commits[name]], one.evidence) for name, one in smallest_first], rules.target
+        )
+        whole = joint_threshold(
+            [(one.evidence.scores[-1], one.evidence) for _, one in smallest_first], rules.target
+        )
+        self.promised = early
+        for name, one in smallest_first:
+            at = commits[name]
+            hopeless = {
+                head.tokens: one.hopeless(index, at, early.value)
+                for index, head in enumerate(one.heads[:at])
+                if head.tokens is not None and not early.never
+            }
+            commit = one.heads[at].tokens or rules.commit_tokens
+            self._known[name] = one, commit, (early.value, whole.value), hopeless
+        if early.never or whole.never:
             self.warnings.append(
-                Warned(
-                    name,
-                    f"{whole.questions} labelled answers do not show that any of its answers keep the target with "
-                    f"{whole.confidence:.0%} confidence: all go to a larger variant",
-                )
+                f"{early.questions} labelled answers do not show that any answer of {', '.join(self._known)} "
+                f"keeps the target with {early.confidence:.0%} confidence: a larger variant answers instead. More "
+                "labels, or a lower target, would change that"
             )
-        commit = commits[-1] if commits else self.rules.commit_tokens
-        at = points.index(commits[-1]) if commits else len(points) - 1
-        hopeless = {
-            tokens: calibrated.hopeless(points.index(tokens), at, early.value)
-            for tokens in commits[:-1]
-            if not math.isinf(early.value)
-        }
-        self._known[name] = calibrated, commit, (early.value, whole.value), hopeless
 
     def threshold(self, variant: str) -> float | None:
         """The least P(right) at its commit point; None where it is not judged."""
@@ -107,3 +106,10 @@ class Judges:
             return None
         calibrated, commit, thresholds, hopeless = known
         return Judge(calibrated, family, prior, commit, thresholds, hopeless)
+
+
+def _commit(calibrated: Calibrated, wanted: int) -> int:
+    """The head that judges what is held back: the latest checkpoint up to what is wanted that has labels."""
+    points = [head.tokens for head in calibrated.heads]
+    there = [index for index, tokens in enumerate(points) if tokens is not None and tokens <= wanted]
+    return there[-1] if there else len(points) - 1

@@ -233,7 +233,7 @@ def judges(scores: float) -> Judges:
 def test_who_could_not_keep_the_target_is_not_asked_first() -> None:
     doubted = judges(0.5)
     assert doubted.accepts_nothing(SMALL)
-    assert "200 labelled answers" in doubted.warnings[0].reason
+    assert "200 labelled answers" in doubted.warnings[0]
     decision = decide("hi", judges=doubted)
     assert decision.variant == MIDDLE
     assert decision.candidates[0].passed_over == "none of its answers would keep the target"

@@ -1,0 +1,134 @@
+"""A log of answers to replay: which model said what about which question, how sure it was, and what it took.
+
+The columns are those of docs/EVALUATION.md; CSV or JSON lines, gzipped or not.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from deployments.router.calibrating import Answered
+from deployments.router.confidence import Signals
+from groupqwen.outcomes import RIGHT, OutcomesError, rows_of
+
+Values = npt.NDArray[np.float64]
+
+ALIASES = {"mean_logprob": ("mean_logprob", "mean logprob", "logprob"), "margin": ("margin",)}
+
+
+@dataclass(frozen=True)
+class Log:
+    """`models`: the cheapest first. `answers`, and the rest: by model, in the order of `questions`."""
+
+    questions: Sequence[str]
+    groups: Sequence[str | None]
+    models: Sequence[str]
+    ok: Mapping[str, Values]
+    cost: Mapping[str, Values]
+    latency: Mapping[str, Values]
+    first: Mapping[str, Values]
+    answers: Mapping[str, Sequence[Answered]] = field(default_factory=dict)
+
+    def labelled(self, model: str, rows: npt.NDArray[np.intp], priors: Values | None = None) -> list[Answered]:
+        """A model's answers to some questions, beside whether the last model was right; `priors`: P(right) before
+        the answer, for each of them."""
+        last = self.ok[self.models[-1]]
+        found = []
+        for place, row in enumerate(rows):
+            one = self.answers[model][row]
+            prior = None if priors is None else float(priors[place])
+            found.append(Answered(**{**one.__dict__, "prior": prior, "largest_ok": bool(last[row] > 0.5)}))
+        return found
+
+
+def read_log(path: Path, tiers: Sequence[str] = ()) -> Log:
+    """`tiers`: the models, from the smallest on; unset: by mean cost. Raises `OutcomesError`."""
+    by_question: dict[str, dict[str, dict[str, Any]]] = {}
+    for line, row in rows_of(path):
+        question, model = str(row.get("question") or "").strip(), str(row.get("model") or "").strip()
+        if not question or not model:
+            raise OutcomesError(f"{path}, line {line}: it needs `question` and `model`")
+        by_question.setdefault(question, {})[model] = _parsed(path, line, row)
+    models = list(dict.fromkeys(model for answers in by_question.values() for model in answers))
+    unknown = set(tiers) - set(models)
+    if unknown:
+        raise OutcomesError(f"{path} has no model {', '.join(sorted(unknown))}; there are {', '.join(models)}")
+    models = list(tiers) or models
+    questions = [question for question, answers in by_question.items() if set(models) <= answers.keys()]
+    if len(models) < 2 or not questions:
+        raise OutcomesError(f"{path}: at least two models must have answered the same questions")
+
+    def column(model: str, name: str) -> Values:
+        return np.array([by_question[question][model][name] for question in questions], float)
+
+    cost = {model: column(model, "cost") for model in models}
+    if not tiers:
+        models.sort(key=lambda model: float(cost[model].mean()))
+    answers = {
+        model: [_answered(question, by_question[question][model]) for question in questions] for model in models
+    }
+    groups = [by_question[question][models[0]]["group"] for question in questions]
+    latency = {model: column(model, "latency") for model in models}
+    return Log(
+        questions,
+        groups,
+        models,
+        {model: column(model, "ok") for model in models},
+        cost,
+        latency,
+        {model: column(model, "first") for model in models},
+        answers,
+    )
+
+
+def _parsed(path: Path, line: int, row: Mapping[str, Any]) -> dict[str, Any]:
+    ok = RIGHT.get(str(row.get("correct")).strip().lower())
+    if ok is None:
+        raise OutcomesError(f"{path}, line {line}: `correct` must be 0 or 1")
+    latency = _number(path, line, row, ("latency", "latency_s"), 0.0)
+    mean = _number(path, line, row, ALIASES["mean_logprob"], None)
+    return {
+        "ok": ok,
+        "group": str(row.get("group") or "") or None,
+        "mean_logprob": mean,
+        # Without it, an answer's least likely tokens are not known: the mean stands for them.
+        "low_logprob": _number(path, line, row, ("low_logprob",), mean),
+        "margin": _number(path, line, row, ALIASES["margin"], 0.0),
+        "cost": _number(path, line, row, ("cost", "cost_usd"), None),
+        "latency": latency,
+        "first": _number(path, line, row, ("first",), latency),
+        "tokens": int(_number(path, line, row, ("tokens",), 0.0)),
+        "logprobs": _numbers(row.get("logprobs")),
+        "margins": _numbers(row.get("margins")),
+    }
+
+
+def _number(path: Path, line: int, row: Mapping[str, Any], names: Sequence[str], otherwise: float | None) -> float:
+    given = next((row[name] for name in names if row.get(name) not in (None, "")), otherwise)
+    try:
+        value = float(given)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise OutcomesError(f"{path}, line {line}: `{names[0]}` must be a number, not {given!r}")
+    return value
+
+
+def _numbers(value: Any) -> list[float]:
+    """A list, or JSON of one (in CSV); empty where there is none."""
+    if isinstance(value, str):
+        value = json.loads(value) if value else []
+    return [float(one) for one in value or []]
+
+
+def _answered(question: str, row: Mapping[str, Any]) -> Answered:
+    signals = Signals(row["mean_logprob"], row["margin"], row["low_logprob"], row["tokens"])
+    return Answered(question, signals, row["ok"] > 0.5, row["group"], row["logprobs"], row["margins"])
