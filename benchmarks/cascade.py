@@ -17,16 +17,16 @@ from rich.progress import track
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import KFold
 
-from benchmarks.cascade_log import Log, read_log
 from benchmarks.machine import console, show
 from configs.escalation import Target
 from configs.routing import load_routing
-from deployments.classifier.measures import calibration_error
+from deployments.classifier.measures import expected_calibration_error
 from deployments.classifier.rules import classify
 from deployments.classifier.training import Outcomes, calibration, count_terms, held_out_scores, scores_for
 from deployments.router.bounds import Threshold, accepted_wrong, quality
 from deployments.router.calibrating import calibrate, reliability
 from deployments.router.calibration import Calibrated, joint_threshold
+from groupqwen.answer_log import Log, read_log
 
 FOLDS, INNER_FOLDS, SEED = 5, 3, 0
 HALVES = 20
@@ -300,13 +300,13 @@ def _calibration_table(log: Log, held: Held) -> None:
         [
             name,
             f"{log.ok[name].mean():.3f}",
-            f"{calibration_error(held.raw[k], log.ok[name]):.3f}",
-            f"{calibration_error(held.sure_alone[k], log.ok[name]):.3f}",
+            f"{expected_calibration_error(held.raw[k], log.ok[name]):.3f}",
+            f"{expected_calibration_error(held.sure_alone[k], log.ok[name]):.3f}",
         ]
         for k, name in enumerate(log.models)
     ]
     show(
-        "How well confidence is calibrated, on answers that were not learned from (ECE, ten bins)",
+        "How well confidence is calibrated, on answers that were not learned from (ECE, ten bins of equal width)",
         ["model", "right", "exp(mean log-probability)", "calibrated"],
         rows,
     )

@@ -19,7 +19,6 @@ import numpy.typing as npt
 import yaml
 from rich.progress import Progress
 
-from benchmarks.cascade_log import Log, read_log
 from benchmarks.cascade_record import record
 from benchmarks.load import Answer, ask, median, percentile
 from benchmarks.load import Target as Endpoint
@@ -31,6 +30,7 @@ from configs.escalation import Target
 from configs.home import home
 from deployments.classifier.training import Outcomes, learn
 from deployments.router.calibrating import calibrate
+from groupqwen.answer_log import Log, read_log
 from groupqwen.client import endpoint_and_key
 
 VARIANTS = ("smollm2-135m", "qwen2.5-coder-0.5b", "qwen2.5-coder-1.5b")

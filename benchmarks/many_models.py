@@ -45,7 +45,7 @@ def many_models(path: Path) -> None:
     with gzip.open(questions_file, "rt") as file:
         texts = {str(row["question_id"]): row["question"] for row in map(json.loads, file)}
     names = [column.removesuffix("|ok") for column in rows[0] if column.endswith("|ok")]
-    rows = [row for row in rows if row["question_id"] in texts and all(row[f"{n}|ok"] for n in names)]
+    rows = [row for row in rows if row["question_id"] in texts and all(row[f"{n}|ok"] != "" for n in names)]
     right = {name: column(rows, f"{name}|ok") for name in names}
     # A model's cost is its answer's length at a price that grows with its size.
     cost = {name: SIZES[name] * column(rows, f"{name}|chars") / MATRIX_CHARS_PER_TOKEN for name in names}
@@ -56,12 +56,13 @@ def many_models(path: Path) -> None:
 
 
 SIZES = {
-    "DeepSeek-Coder-V2": 21, "Llama-2-13b-hf": 13, "Llama-2-70b-hf": 70, "Llama-2-7b-hf": 7, "Meta-Llama-3-70B": 70,
-    "Meta-Llama-3-8B": 8, "Meta-Llama-3_1-70B": 70, "Meta-Llama-3_1-70B-Instruct": 70, "Meta-Llama-3_1-8B": 8,
-    "Meta-Llama-3_1-8B-Instruct": 8, "Mistral-7B-Instruct-v0.1": 7, "Mistral-7B-Instruct-v0.2": 7,
-    "Mistral-7B-v0.1": 7, "Mistral-7B-v0.2-hf": 7, "Mixtral-8x7B-Instruct-v0.1": 13, "Mixtral-8x7B-v0.1": 13,
-    "Phi-3-mini-4k-instruct": 4, "Qwen1.5-110B": 110, "Qwen1.5-72B-Chat": 72, "Qwen1.5-7B-Chat": 7, "Yi-34B": 34,
-    "Yi-6B": 6, "Yi-6b-Chat": 6, "c4ai-command-r-v01": 35, "gemini-1.5-flash-002": 30, "gemini-1.5-pro-002": 200,
+    "DeepSeek-Coder-V2": 21, "Llama-2-13b-hf": 13, "Llama-2-70b-hf": 70, "Llama-2-7b-hf": 7,
+    "Meta-Llama-3-70B": 70, "Meta-Llama-3-8B": 8, "Meta-Llama-3_1-70B": 70, "Meta-Llama-3_1-70B-Instruct": 70,
+    "Meta-Llama-3_1-8B": 8, "Meta-Llama-3_1-8B-Instruct": 8, "Mistral-7B-Instruct-v0.1": 7,
+    "Mistral-7B-Instruct-v0.2": 7, "Mistral-7B-v0.1": 7, "Mistral-7B-v0.2-hf": 7,
+    "Mixtral-8x7B-Instruct-v0.1": 13, "Mixtral-8x7B-v0.1": 13, "Phi-3-mini-4k-instruct": 4,
+    "Qwen1.5-110B": 110, "Qwen1.5-72B-Chat": 72, "Qwen1.5-7B-Chat": 7, "Yi-34B": 34, "Yi-6B": 6,
+    "Yi-6b-Chat": 6, "c4ai-command-r-v01": 35, "gemini-1.5-flash-002": 30, "gemini-1.5-pro-002": 200,
     "gemma-7b": 8.5, "jamba-1.5-large": 94, "mathstral-7B": 7,
 }  # fmt: skip
 """Active parameters, billions, by which an answer's cost is reckoned; of the two Gemini models a guess."""

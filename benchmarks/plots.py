@@ -17,7 +17,7 @@ from benchmarks.machine import machine
 
 if TYPE_CHECKING:
     from benchmarks.cascade import Held, Policy
-    from benchmarks.cascade_log import Log
+    from groupqwen.answer_log import Log
 
 SIZE = (7.0, 4.5)
 DPI = 110

@@ -1,16 +1,25 @@
-"""`groupqwen router`: learning from outcomes, and looking at what was learned."""
+"""`groupqwen router`: learning from outcomes and labelled answers, and looking at what was learned."""
 
 from __future__ import annotations
 
+import asyncio
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
+import asyncpg
+import numpy as np
 import typer
 from rich.console import Console
 from rich.table import Column, Table
 
 from configs.home import home
+from configs.routing import load_routing
 from deployments.classifier.learned import ArtifactError, Learned, load_learned
+from deployments.classifier.training import Outcomes
+from deployments.ledger.store import LedgerStore
+from deployments.router.calibration import Calibration, CalibrationError, load_calibration
+from deployments.router.escalation import Judges
 from groupqwen.outcomes import OutcomesError, read_outcomes
 
 app = typer.Typer(help="The learned router: train it from outcomes, look at it.", no_args_is_help=True)
@@ -24,25 +33,28 @@ FileOption = Annotated[
 @app.command()
 def train(
     source: Annotated[
-        Path,
+        str,
         typer.Option(
-            "--from", help="Outcomes: CSV or JSON lines with `question`, `model`, `correct` (docs/EVALUATION.md)."
+            "--from",
+            help="`ledger` (what was said of answers), or a file of outcomes: CSV or JSON lines with `question`, "
+            "`model`, `correct` (docs/EVALUATION.md).",
         ),
     ],
     artifact: FileOption = None,
     folds: Annotated[int, typer.Option(help="Parts of the cross-validation.", min=2)] = 5,
     force: Annotated[bool, typer.Option("--force", help="Replace a better one.")] = False,
 ) -> None:
-    """Learn who answers what right. Needs no running service. A better router is not replaced by a worse one.
+    """Learn who answers what right. A file needs no running service. A better router is not replaced by a worse
+    one.
 
     All measures are from questions that were held out. They hold for questions like these: what is learned on one
-    kind of question says little about another.
+    kind of question says little about another. `groupqwen deploy` brings it into service.
     """
     from deployments.classifier.training import TooLittle, learn
 
     path = artifact or home().router
     try:
-        outcomes = read_outcomes(source)
+        outcomes = outcomes_of(asyncio.run(labelled())) if source == "ledger" else read_outcomes(Path(source))
         with console.status(f"Learning from {len(outcomes.questions):,} questions …"):
             learned = learn(outcomes, folds)
     except (OutcomesError, TooLittle) as error:
@@ -57,7 +69,126 @@ def train(
         raise typer.Exit(1)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     learned.save(path)
-    console.print(f"Written: {path}")
+    console.print(f"Written: {path}. `groupqwen deploy` brings it into service.")
+
+
+@app.command()
+def calibrate(
+    source: Annotated[
+        Path,
+        typer.Option(
+            "--from",
+            help="A log of answers: `question`, `model`, `correct`, `mean_logprob`, `margin`, `cost` and more.",
+        ),
+    ],
+    artifact: Annotated[
+        Path | None, typer.Option("--artifact", help="The file; unset: calibration.json in GROUPQWEN_HOME.")
+    ] = None,
+) -> None:
+    """Learn what each variant's confidence is worth, and so when a larger one must take over.
+
+    The log's columns are those of docs/EVALUATION.md; `python scripts/benchmark.py cascade` makes one of the
+    running group. `groupqwen deploy` brings it into service.
+    """
+    from deployments.classifier.training import TooLittle
+    from deployments.router.calibrating import calibrate as learn_calibration
+    from groupqwen.answer_log import read_log
+
+    path = artifact or home().calibration
+    try:
+        log = read_log(source)
+        every = np.arange(len(log.questions))
+        with console.status(f"Learning from {len(log.questions):,} questions …"):
+            found = learn_calibration({name: log.labelled(name, every) for name in log.models[:-1]})
+    except (OutcomesError, TooLittle) as error:
+        raise typer.BadParameter(str(error), param_hint="--from") from error
+    table = Table(
+        Column("variant", no_wrap=True),
+        *(Column(title, justify="right") for title in ("answers", "right", "AUROC", "ECE before", "ECE after")),
+        title="Whole answers, held out in turn",
+    )
+    for name, one in found.about["measures"].items():
+        figures = ("right", "auroc", "calibration_error_before", "calibration_error")
+        table.add_row(name, f"{one['answers']:,}", *(f"{one[figure]:.3f}" for figure in figures))
+    console.print(table)
+    worth = {name: float(place) for place, name in enumerate(log.models)}
+    judges = Judges(found, load_routing().escalation, worth)
+    if judges.promised is not None and not judges.promised.never:
+        console.print(
+            f"At the commit point, answers with P(right) ≥ {judges.promised.value:.2f} are accepted: "
+            f"{judges.promised.accepted:.0%} of these questions (target in configs/routing.yaml)."
+        )
+    for warning in judges.warnings:
+        console.print(f"[yellow]{warning}.[/yellow]")
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    found.save(path)
+    console.print(f"Written: {path}. `groupqwen deploy` brings it into service.")
+
+
+@app.command()
+def report(
+    target: Annotated[Path, typer.Option("--out", help="The page.")] = Path("router-report.html"),
+    artifact: FileOption = None,
+) -> None:
+    """Write an HTML page: what was learned and how good it is, what confidence is worth, and whether it still
+    holds.
+
+    What was said of answers since is read from the Ledger where that is running.
+    """
+    from groupqwen.router_report import page
+
+    try:
+        said = asyncio.run(labelled())
+    except OutcomesError as error:
+        console.print(f"[yellow]Without what was said of answers: {error}[/yellow]")
+        said = []
+    learned = _before(artifact or home().router)
+    calibration = _calibration(home().calibration)
+    if learned is None and calibration is None and not said:
+        raise typer.BadParameter("nothing was learned yet: `groupqwen router train` or `calibrate` comes first")
+    target.write_text(page(learned, calibration, said, load_routing()))
+    console.print(f"Written: {target}")
+
+
+async def labelled() -> list[dict[str, Any]]:
+    """What was said of answers, from the Ledger. Raises `OutcomesError`."""
+    url = database_url()
+    store = LedgerStore(url)
+    try:
+        await store.connect()
+        return await store.labelled()
+    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise OutcomesError(
+            f"the Ledger does not answer ({error}); is the group running (`bash scripts/up.sh`)?"
+        ) from error
+    finally:
+        await store.close()
+
+
+def database_url() -> str:
+    """Of the running group. Raises `OutcomesError`."""
+    from groupqwen.stack.credentials import load_credentials
+    from groupqwen.stack.lifecycle import remembered, settings_for
+
+    choices = remembered(home())
+    if choices is None:
+        raise OutcomesError("nothing has been started here yet: run `bash scripts/up.sh`")
+    return settings_for(home(), choices).environment(load_credentials(home()))["GROUPQWEN_DATABASE_URL"]
+
+
+def outcomes_of(said: list[dict[str, Any]]) -> Outcomes:
+    """Verdicts as outcomes: a question may have one of some variants only; the last one counts. Raises
+    `OutcomesError`."""
+    if not said:
+        raise OutcomesError("nothing was said of any answer yet: `POST /v1/feedback`, or `learning.shadow`")
+    answers: dict[str, dict[str, float]] = {}
+    for row in said:
+        answers.setdefault(row["query"], {})[row["variant"]] = float(row["correct"] >= 0.5)
+    variants = sorted({variant for by_variant in answers.values() for variant in by_variant})
+    right = {
+        name: np.array([by_variant.get(name, math.nan) for by_variant in answers.values()]) for name in variants
+    }
+    return Outcomes(list(answers), right)
 
 
 @app.command("show")
@@ -98,4 +229,11 @@ def _before(path: Path) -> Learned | None:
     try:
         return load_learned(path)
     except (ArtifactError, OSError):
+        return None
+
+
+def _calibration(path: Path) -> Calibration | None:
+    try:
+        return load_calibration(path)
+    except (CalibrationError, OSError):
         return None

@@ -36,6 +36,7 @@ from deployments.contract import (
     queue_full,
 )
 from deployments.ledger.journal import Journal
+from deployments.ledger.opinions import Feedback
 from deployments.ledger.record import Progress, QueryRecord
 from deployments.residency import RESIDENCY
 from deployments.residency.machine import State
@@ -48,7 +49,7 @@ from serve_app.completions import text_body, text_chunk
 from serve_app.context import disconnected, request_context
 from serve_app.devices import Devices
 from serve_app.errors import ERRORS, chat_error, shape_errors
-from serve_app.keys import KeyRing
+from serve_app.keys import ApiKey, KeyRing
 from serve_app.metrics import scrape
 from serve_app.schemas import (
     CacheStats,
@@ -60,6 +61,7 @@ from serve_app.schemas import (
     Model,
     ModelList,
     Pin,
+    Received,
     Residence,
     Rollout,
     Route,
@@ -271,11 +273,14 @@ class Gateway:
     def _write_down(
         self, chat: ChatRequest, context: RequestContext, progress: Progress, error: ChatError
     ) -> None:
-        self._journal = self._journal or Journal(home().journal)
         record = QueryRecord.begin(chat, context)
         record.fail(error.status, error.message)
         record.finish(progress, self._catalog)
-        self._journal.append(record.as_row())
+        self._append(record.as_row())
+
+    def _append(self, row: dict[str, Any]) -> None:
+        self._journal = self._journal or Journal(home().journal)
+        self._journal.append(row)
 
     def check(self, body: ChatRequest) -> None:
         """Raise a 400 for a conversation beyond the limits."""
@@ -359,6 +364,16 @@ class Gateway:
         self.check(body)
         decision = await self._ask(self._router.route.remote(body, request_context(request)), "router")
         return Route.model_validate(decision.as_dict())
+
+    @api.post("/v1/feedback")
+    async def feedback(self, body: Feedback, request: Request) -> Received:
+        """What you think of an answer: it is what routing learns from. Counts only for your own key's requests."""
+        if body.verdict is None:
+            raise invalid("Say `rating` (up, down, regenerate), or a `correction`.", param="rating")
+        key: ApiKey = request.state.key
+        self._append(body.as_row(key.id))
+        counted = self._router.feedback.remote(body.request_id, key.id, body.verdict == "up")
+        return Received(known=await self._ask(counted, "router"))
 
     @api.get("/v1/rollout")
     async def rollout(self) -> Rollout | None:

@@ -162,6 +162,12 @@ class Residence(BaseModel):
     problem: str | None = Field(None, description="Why it could not be loaded the last time.")
 
 
+class Received(BaseModel):
+    """Feedback is kept in any case."""
+
+    known: bool = Field(description="Whether it is on a recent request of this key, and so counts at once.")
+
+
 class Rollout(BaseModel):
     """The canary of a rollout, while one is tried."""
 

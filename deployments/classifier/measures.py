@@ -40,6 +40,13 @@ def calibration_error(probability: Values, ok: Values, bins: int = 10) -> float:
     return float(sum(len(part) * abs(probability[part].mean() - ok[part].mean()) for part in parts) / len(order))
 
 
+def expected_calibration_error(probability: Values, ok: Values, bins: int = 10) -> float:
+    """ECE as it is usually given (Guo et al., arXiv 1706.04599): the same over bins of equal width."""
+    place = np.minimum((probability * bins).astype(int), bins - 1)
+    gaps = np.bincount(place, weights=probability - ok, minlength=bins)
+    return float(np.abs(gaps).sum() / len(ok))
+
+
 def auroc(score: Values, ok: Values) -> float:
     """The chance that a right one scores above a wrong one; 0.5 where one of the two kinds is missing."""
     right = ok > 0.5

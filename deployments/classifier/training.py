@@ -26,6 +26,9 @@ from deployments.classifier.measures import apgr, auroc, calibration_error
 from deployments.classifier.ngrams import shape, terms
 
 LEAST_OUTCOMES = 100
+LEAST_PAIRED = 50
+"""Questions that both of a pair have answered, for a figure of the pair."""
+
 ENOUGH_FOR_ISOTONIC = 1000
 """With fewer questions a line through the log-odds (Platt) is surer than a free monotone curve."""
 
@@ -45,8 +48,8 @@ class TooLittle(ValueError):
 
 @dataclass(frozen=True)
 class Outcomes:
-    """`right`: for each variant, 1 or 0 for each question. `groups`: what the questions are about, where that is
-    known."""
+    """`right`: for each variant, 1 or 0 for each question, NaN where it has not answered. `groups`: what the
+    questions are about, where that is known."""
 
     questions: Sequence[str]
     right: Mapping[str, Values]
@@ -57,7 +60,8 @@ class Outcomes:
         """A fingerprint of the data."""
         digest = hashlib.sha256()
         for index, question in enumerate(self.questions):
-            digest.update(f"{question}\0{[int(ok[index]) for ok in self.right.values()]}\n".encode())
+            answers = [None if math.isnan(ok[index]) else int(ok[index]) for ok in self.right.values()]
+            digest.update(f"{question}\0{answers}\n".encode())
         return digest.hexdigest()
 
     def some(self, rows: npt.NDArray[np.intp]) -> Outcomes:
@@ -131,12 +135,13 @@ def _fit(counted: Counted, outcomes: Outcomes, rows: npt.NDArray[np.intp]) -> tu
     weights = np.zeros((len(outcomes.right), matrix.shape[1]), np.float32)
     bias = np.zeros(len(outcomes.right), np.float32)
     for index, ok in enumerate(outcomes.right.values()):
-        right = ok[rows] > 0.5
+        known = ~np.isnan(ok[rows])
+        right = ok[rows][known] > 0.5
         if right.all() or not right.any():
             # Nothing to tell apart: one more of each kind than was seen.
             bias[index] = math.log((right.sum() + 1) / ((~right).sum() + 1))
             continue
-        fitted = LogisticRegression(C=STRENGTH, max_iter=500).fit(matrix, right)
+        fitted = LogisticRegression(C=STRENGTH, max_iter=500).fit(matrix[known], right)
         weights[index], bias[index] = fitted.coef_[0], fitted.intercept_[0]
     return words, pieces, weights, bias
 
@@ -174,7 +179,10 @@ def matrix_of(counted: Counted, rows: npt.NDArray[np.intp], words: Block, pieces
 
 def calibration(scores: Values, ok: Values) -> tuple[Floats, Floats]:
     """Scores and the probabilities that belong to them, from questions that were not learned from."""
+    scores, ok = scores[~np.isnan(ok)], ok[~np.isnan(ok)]
     right = ok > 0.5
+    if not len(right):
+        return np.array([0.0], np.float32), np.array([0.5], np.float32)
     grid = np.linspace(scores.min(), scores.max(), 60)
     if right.all() or not right.any():
         return np.array([0.0], np.float32), np.array([float(right.mean())], np.float32)
@@ -197,16 +205,20 @@ def measures(held_out: Values, outcomes: Outcomes, folds: int, seed: int) -> dic
             knots = calibration(held_out[learned_from, index], ok[learned_from])
             calibrated[held, index] = np.interp(held_out[held, index], *knots)
     for index, (name, ok) in enumerate(outcomes.right.items()):
+        known = ~np.isnan(ok)
         found["variants"][name] = {
-            "right": round(float(ok.mean()), 4),
-            "auroc": round(auroc(held_out[:, index], ok), 4),
-            "calibration_error": round(calibration_error(calibrated[:, index], ok), 4),
+            "answers": int(known.sum()),
+            "right": round(float(ok[known].mean()), 4),
+            "auroc": round(auroc(held_out[known, index], ok[known]), 4),
+            "calibration_error": round(calibration_error(calibrated[known, index], ok[known]), 4),
         }
-    names = list(outcomes.right)
-    ordered = sorted(range(len(names)), key=lambda index: float(outcomes.right[names[index]].mean()))
+    rights = list(outcomes.right.items())
+    ordered = sorted(range(len(rights)), key=lambda index: float(np.nanmean(rights[index][1])))
     for weak, strong in pairwise(ordered):
-        if outcomes.right[names[strong]].mean() > outcomes.right[names[weak]].mean():
-            gain = calibrated[:, strong] - calibrated[:, weak]
-            area = apgr(gain, outcomes.right[names[weak]], outcomes.right[names[strong]])
-            found["pairs"][f"{names[weak]} → {names[strong]}"] = {"apgr": round(area, 4)}
+        (weak_name, weak_ok), (strong_name, strong_ok) = rights[weak], rights[strong]
+        both = ~np.isnan(weak_ok) & ~np.isnan(strong_ok)
+        if both.sum() >= LEAST_PAIRED and strong_ok[both].mean() > weak_ok[both].mean():
+            gain = calibrated[both, strong] - calibrated[both, weak]
+            area = apgr(gain, weak_ok[both], strong_ok[both])
+            found["pairs"][f"{weak_name} → {strong_name}"] = {"apgr": round(area, 4)}
     return found

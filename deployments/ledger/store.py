@@ -10,6 +10,9 @@ from typing import Any
 
 import asyncpg
 
+from deployments.ledger.opinions import COLUMNS as OPINIONS
+from deployments.ledger.opinions import TABLE
+
 MIGRATIONS = Path(__file__).parent / "migrations"
 COLUMNS = (
     "request_id",
@@ -34,6 +37,25 @@ COLUMNS = (
     "status",
     "error",
 )
+QUERIES = "queries"
+TABLES: dict[str, tuple[str, ...]] = {QUERIES: COLUMNS, **OPINIONS}
+"""Each table's columns, its key first."""
+
+LABELLED = """
+with said as (
+    select f.request_id, f.at, q.variant, (case f.rating when 'up' then 1.0 else 0.0 end) as correct
+    from feedback f join queries q on q.request_id = f.request_id and q.key_id = f.key_id
+    union all
+    select request_id, at, variant, agreement from shadows
+)
+select q.query, said.variant, q.trace ->> 'task' as task, said.correct,
+    (select (c ->> 'correct')::float from jsonb_array_elements(q.trace -> 'candidates') c
+     where c ->> 'variant' = said.variant limit 1) as expected
+from said join queries q on q.request_id = said.request_id
+where said.variant is not null and q.query <> ''
+order by said.at
+"""
+
 _LOCK = 0x67717765  # any number, the same for all who migrate
 
 
@@ -58,23 +80,27 @@ class LedgerStore:
             self._pool = pool
 
     async def insert(self, rows: Sequence[dict[str, Any]]) -> int:
-        """Copy rows in; those whose request id is there already are left out. Returns how many were new."""
+        """Copy rows in, each to its table; those that are there already are left out. Returns how many were
+        new."""
         assert self._pool is not None
-        values = [_values(row) for row in rows]
-        names = ", ".join(f'"{column}"' for column in COLUMNS)
+        new = 0
         async with self._pool.acquire() as connection, connection.transaction():
-            await connection.execute(
-                "create temporary table incoming (like queries including defaults) on commit drop"
-            )
-            await connection.copy_records_to_table("incoming", records=values, columns=list(COLUMNS))
-            insert = f"insert into queries ({names}) select {names} from incoming"  # noqa: S608
-            status: str = await connection.execute(f"{insert} on conflict (request_id) do nothing")
-        return int(status.rsplit(" ", 1)[-1])
+            for table, columns in TABLES.items():
+                values = [_values(row, columns) for row in rows if row.get(TABLE, QUERIES) == table]
+                if values:
+                    new += await _copy(connection, table, columns, values)
+        return new
 
     async def count(self) -> int:
         """Rows in the query log."""
         assert self._pool is not None
         return int(await self._pool.fetchval("select count(*) from queries"))
+
+    async def labelled(self) -> list[dict[str, Any]]:
+        """Questions with what was said of their answers: `query`, `variant`, `task`, `correct` (0 to 1),
+        `expected` (P(right) as it was thought then, or None). Feedback counts only from who has asked."""
+        assert self._pool is not None
+        return [dict(record) for record in await self._pool.fetch(LABELLED)]
 
     async def close(self) -> None:
         if self._pool is not None:
@@ -82,11 +108,21 @@ class LedgerStore:
             self._pool = None
 
 
-def _values(row: dict[str, Any]) -> tuple[Any, ...]:
+async def _copy(connection: Any, table: str, columns: Sequence[str], values: list[tuple[Any, ...]]) -> int:
+    names = ", ".join(f'"{column}"' for column in columns)
+    await connection.execute(f"create temporary table incoming (like {table} including defaults) on commit drop")
+    await connection.copy_records_to_table("incoming", records=values, columns=list(columns))
+    insert = f"insert into {table} ({names}) select {names} from incoming"  # noqa: S608
+    status: str = await connection.execute(f"{insert} on conflict ({columns[0]}) do nothing")
+    await connection.execute("drop table incoming")
+    return int(status.rsplit(" ", 1)[-1])
+
+
+def _values(row: dict[str, Any], columns: Sequence[str]) -> tuple[Any, ...]:
     at = datetime.fromtimestamp(row["at"], UTC)
     return tuple(
         at if column == "at" else json.dumps(row[column]) if column == "trace" else row.get(column)
-        for column in COLUMNS
+        for column in columns
     )
 
 

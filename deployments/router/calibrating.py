@@ -18,14 +18,14 @@ import numpy.typing as npt
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import KFold
 
-from deployments.classifier.measures import auroc, calibration_error
+from deployments.classifier.measures import auroc, expected_calibration_error
 from deployments.classifier.training import TooLittle, calibration
 from deployments.router.calibration import CHECKPOINTS, Calibrated, Calibration, Evidence, Head, Values, features
 from deployments.router.confidence import Signals, signals_of
 
 LEAST_ANSWERS = 50
 LEAST_OF_FAMILY = 25
-STRENGTH = 0.5
+STRENGTH = 1.0
 """Inverse of the regularization, scikit-learn's C."""
 
 RELIABILITY_BINS = 10
@@ -135,8 +135,12 @@ def _regression(matrix: Values, ok: Values) -> tuple[Values, float]:
     if right.all() or not right.any():
         # Nothing to tell apart: one more of each kind than was seen.
         return np.zeros(matrix.shape[1]), math.log((right.sum() + 1) / ((~right).sum() + 1))
-    fitted = LogisticRegression(C=STRENGTH, max_iter=1000).fit(matrix, right)
-    return np.asarray(fitted.coef_[0], float), float(fitted.intercept_[0])
+    # On one scale, so that the regularization means the same for all signals.
+    middle, spread = matrix.mean(axis=0), matrix.std(axis=0)
+    spread[spread < 1e-9] = 1.0
+    fitted = LogisticRegression(C=STRENGTH, max_iter=1000).fit((matrix - middle) / spread, right)
+    weights = fitted.coef_[0] / spread
+    return np.asarray(weights, float), float(fitted.intercept_[0] - weights @ middle)
 
 
 def _folds(count: int, folds: int, seed: int) -> Iterator[tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]]:
@@ -151,8 +155,8 @@ def _measures(labelled: Sequence[Answered], evidence: Evidence) -> dict[str, Any
         "answers": len(labelled),
         "right": round(float(ok.mean()), 4),
         "auroc": round(auroc(after, ok), 4),
-        "calibration_error_before": round(calibration_error(before, ok), 4),
-        "calibration_error": round(calibration_error(after, ok), 4),
+        "calibration_error_before": round(expected_calibration_error(before, ok), 4),
+        "calibration_error": round(expected_calibration_error(after, ok), 4),
         "reliability": [[round(x, 4), round(y, 4), n] for x, y, n in reliability(after, ok)],
         "reliability_before": [[round(x, 4), round(y, 4), n] for x, y, n in reliability(before, ok)],
     }

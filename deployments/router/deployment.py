@@ -6,9 +6,9 @@ import asyncio
 import collections
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,10 @@ from deployments.chunks import fold
 from deployments.classifier.rules import Classification, classify
 from deployments.contract import ChatError, ChatRequest, RequestContext
 from deployments.ledger.journal import Journal
+from deployments.ledger.opinions import shadow_row
 from deployments.ledger.record import Progress, QueryRecord
 from deployments.router.answering import Answering, Committed
+from deployments.router.bandit import Bandit
 from deployments.router.calibration import Calibration, CalibrationError, load_calibration, nothing
 from deployments.router.canary import CanaryRules
 from deployments.router.conversations import Conversations, Turn
@@ -40,6 +42,7 @@ from deployments.router.failures import CoolDowns, has_content
 from deployments.router.pace import Pace
 from deployments.router.plans import Asking, committed, ended
 from deployments.router.rules import AUTO, Rules, Situation, resolve_model
+from deployments.router.shadows import agreement, drawn
 from deployments.router.variants import Variants
 from deployments.serving import deployment
 
@@ -83,6 +86,8 @@ class Router:
         self._journal = Journal(home().journal)
         self._pending: set[asyncio.Task[None]] = set()
         self._pace, self._cool_downs, self._conversations = Pace(), CoolDowns(), Conversations()
+        self._bandit = Bandit(0.0)
+        self._embed = cache.embed
         self._decisions = Counter(
             "groupqwen_route_decisions", "Decisions by variant and task.", ("variant", "task")
         )
@@ -104,7 +109,10 @@ class Router:
         judges = Judges(known, routing.escalation, worth)
         for warning in judges.warnings:
             logger.warning("%s", warning)
-        situation = Situation(self._variants.away, self._pace, self._variants.loading, self._cool_downs)
+        self._bandit.explore = routing.learning.explore
+        situation = Situation(
+            self._variants.away, self._pace, self._variants.loading, self._cool_downs, self._bandit
+        )
         self._rules = Rules(self._profile, self._catalog, routing, situation, judges)
         tried = config.get("canary")
         self._variants.try_out(None if tried is None else CanaryRules.model_validate(tried))
@@ -113,6 +121,11 @@ class Router:
         """The decision alone. Raises `ChatError`."""
         found = await self._classification(request)
         return self._rules.decide(request, context, found, self._conversations.last(request, context))
+
+    async def feedback(self, request_id: str, key_id: str, good: bool) -> bool:
+        """Someone's verdict on an answer; whether it is one that this Router remembers, by who has asked for
+        it."""
+        return self._bandit.said(request_id, key_id, good)
 
     async def canary(self) -> dict[str, Any] | None:
         """How the canary does, or None where there is none."""
@@ -198,6 +211,7 @@ class Router:
         answering = Answering(asking.plan())
         kept: list[ChatCompletionChunk] = []
         routed: list[Item] = []
+        shadowed = drawn(asking.context.request_id, self._rules.routing.learning.shadow)
         try:
             async with aclosing(answering.run(decision.variant, _resumed(started))) as items:
                 async for item in items:
@@ -208,7 +222,7 @@ class Router:
                         continue
                     yield [*routed, *item]
                     routed = []
-                    if lookup.storable:
+                    if lookup.storable or shadowed:
                         kept += item
         finally:
             decision = ended(decision, answering.attempts)
@@ -217,9 +231,14 @@ class Router:
             for attempt in answering.attempts[:-1]:
                 self._moves.inc(tags={"variant": attempt.variant, "outcome": attempt.outcome})
         self._conversations.answered(asking.request, asking.context, Turn(decision.variant, decision.task))
+        self._bandit.answered(
+            asking.context.request_id, asking.context.key_id, decision.variant, decision.task or ""
+        )
         # What another variant said is not kept as the answer of the one that was asked for, nor what two said.
         if lookup.storable and answering.one_voice:
             self._keep(kept, lookup)
+        if shadowed and answering.one_voice:
+            self._later(self._shadow(asking, decision.variant, kept))
 
     def _seen(self, lookup: Lookup) -> None:
         self._lookups.inc(tags={"outcome": lookup.outcome})
@@ -283,9 +302,35 @@ class Router:
             return
         if not any(choice.message.content for choice in answer.choices):
             return
-        task = asyncio.get_running_loop().create_task(self._store_now(CachedAnswer.of(answer), lookup))
+        self._later(self._store_now(CachedAnswer.of(answer), lookup))
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        """What nobody waits for."""
+        task = asyncio.get_running_loop().create_task(work)
         self._pending.add(task)
         task.add_done_callback(self._pending.discard)
+
+    async def _shadow(self, asking: Asking, variant: str, chunks: list[ChatCompletionChunk]) -> None:
+        """Ask the largest too, if nobody else wants anything now, and write down whether it agrees."""
+        able = self._rules.able(asking.request, asking.context, asking.found)
+        largest = max(able, key=lambda name: able[name], default=variant)
+        answer = fold(chunks).choices[0]
+        if asking.named or largest == variant or self._pace.busy or answer.finish_reason != "stop":
+            return
+        request = asking.request.model_copy(update={"stream": False, "logprobs": False, "top_logprobs": None})
+        context = replace(asking.context, request_id=f"{asking.context.request_id}-shadow")
+        try:
+            async with aclosing(self._generate(largest, request, context)) as steps:
+                said = fold([chunk async for found in steps for chunk in found]).choices[0].message.content or ""
+
+            async def embed(texts: list[str]) -> list[list[float]]:
+                vectors, _ = await self._embed.remote(texts)
+                return list(vectors)
+
+            agreed = await agreement(answer.message.content or "", said, embed)
+            self._journal.append(shadow_row(asking.context.request_id, variant, largest, agreed))
+        except (ChatError, ValueError, OSError, RayActorError, RayTaskError, RayServeException) as error:
+            logger.warning("a shadow run came to nothing: %s", error)
 
     async def _store_now(self, answer: CachedAnswer, lookup: Lookup) -> None:
         try:

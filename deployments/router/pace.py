@@ -35,6 +35,11 @@ class Pace:
         finally:
             self._under_way[variant] -= 1
 
+    @property
+    def busy(self) -> bool:
+        """Whether anyone waits for an answer now."""
+        return any(self._under_way.values())
+
     def note(self, variant: str, first: float, total: float, tokens: int) -> None:
         """One answer, seconds."""
         per_token = max(0.0, total - first) / max(1, tokens - 1)

@@ -17,6 +17,7 @@ from configs.profile import Profile
 from configs.routing import LEVELS, Condition, Level, Preference, Routing, Rule
 from deployments.classifier.rules import THINKING, Classification, last_user_text
 from deployments.contract import ChatError, ChatRequest, RequestContext, invalid, node_away
+from deployments.router.bandit import Bandit
 from deployments.router.calibration import nothing
 from deployments.router.choice import Offer, blended, choose
 from deployments.router.conversations import Turn
@@ -60,12 +61,14 @@ def resolve_model(requested: str | None, profile: Profile, routing: Routing) -> 
 @dataclass
 class Situation:
     """How things stand while a decision is made. `away`: variants whose node is not there. `loading`: seconds
-    until one that is not in memory could begin. `rests`: those that have failed a moment ago."""
+    until one that is not in memory could begin. `rests`: those that have failed a moment ago. `bandit`: what was
+    said of answers since the Router's start."""
 
     away: Container[str] = frozenset()
     pace: Pace = field(default_factory=Pace)
     loading: Mapping[str, float] = field(default_factory=dict)
     rests: Container[str] = frozenset()
+    bandit: Bandit = field(default_factory=lambda: Bandit(0.0))
 
 
 class Rules:
@@ -109,6 +112,7 @@ class Rules:
                     if self._objection(name, request, context, found, rule) is None
                 ]
             if offers:
+                offers = self.situation.bandit.informed(offers, found.task)
                 choices = self._by_worth(offers, preference, last, found) + choices
             if rule is not None and rule.prefer:
                 choices = [(rule.prefer, f"rule: {rule.name}"), *choices]
@@ -191,6 +195,10 @@ class Rules:
     ) -> list[tuple[str, str]]:
         """All of them, the best first."""
         exchange = self.routing.exchange[preference]
+        bandit = self.situation.bandit
+        if bandit.explores():
+            drawn, why = choose(bandit.sampled(offers, found.task), exchange)
+            return [(drawn.variant, f"exploring: {why}")]
         stays = last.variant if last is not None and last.task == found.task else None
         ranked: list[tuple[str, str]] = []
         left = list(offers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import subprocess
@@ -43,7 +44,11 @@ def serve_config(settings: Settings, build: str | None = None) -> dict[str, Any]
         variants={name: catalog.variant(name) for name in profile.variants},
         embedders={profile.embedder: catalog.embedders[profile.embedder]},
     )
-    rules = {"routing": load_routing().model_dump(mode="json")}
+    learned = {
+        "router": _fingerprint(settings.home.router),
+        "calibration": _fingerprint(settings.home.calibration),
+    }
+    rules = {"routing": load_routing().model_dump(mode="json"), "learned": learned}
     args = {
         "profile": profile.model_dump(mode="json", exclude_defaults=True),
         "catalog": used.model_dump(mode="json", exclude_defaults=True),
@@ -78,6 +83,11 @@ def serve_config(settings: Settings, build: str | None = None) -> dict[str, Any]
             ),
         ],
     }
+
+
+def _fingerprint(path: Path) -> str | None:
+    """Of what was learned: replicas read it anew when this changes."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
 def deploy(settings: Settings, credentials: Credentials, config: dict[str, Any]) -> None:

@@ -1,0 +1,59 @@
+"""What is said of an answer afterwards, by people and by larger variants: rows of the Ledger beside the query log.
+Pure."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Rating = Literal["up", "down", "regenerate"]
+COLUMNS = {
+    "feedback": ("id", "at", "request_id", "key_id", "rating", "correction", "comment"),
+    "shadows": ("id", "at", "request_id", "variant", "other", "agreement"),
+}
+"""By table."""
+
+TABLE = "table"
+"""The field of a journal's row that says where it belongs; a row without it is a query."""
+
+
+class Feedback(BaseModel):
+    """What someone thinks of an answer."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    request_id: str = Field(min_length=1, max_length=128, description="`x-request-id` of the answer.")
+    rating: Rating | None = Field(
+        None, description="`regenerate` (asked once more) counts as down; unset with a correction: down."
+    )
+    correction: str | None = Field(None, max_length=100_000, description="What would have been right.")
+    comment: str | None = Field(None, max_length=4000)
+
+    @property
+    def verdict(self) -> Rating | None:
+        """The rating; a correction alone says that the answer was wrong."""
+        return self.rating or ("down" if self.correction else None)
+
+    def as_row(self, key_id: str) -> dict[str, Any]:
+        """For the journal. JSON types only."""
+        return {
+            **_identity("feedback"),
+            "request_id": self.request_id,
+            "key_id": key_id,
+            "rating": self.verdict,
+            "correction": self.correction,
+            "comment": self.comment,
+        }
+
+
+def shadow_row(request_id: str, variant: str, other: str, agreement: float) -> dict[str, Any]:
+    """For the journal: `variant` has answered, and `other` was asked too."""
+    agreed = {"variant": variant, "other": other, "agreement": round(agreement, 4)}
+    return {**_identity("shadows"), "request_id": request_id, **agreed}
+
+
+def _identity(table: str) -> dict[str, Any]:
+    return {TABLE: table, "id": secrets.token_hex(12), "at": time.time()}
