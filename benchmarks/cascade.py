@@ -25,7 +25,7 @@ from deployments.classifier.rules import classify
 from deployments.classifier.training import Outcomes, calibration, count_terms, held_out_scores, scores_for
 from deployments.router.bounds import Threshold, accepted_wrong, quality
 from deployments.router.calibrating import calibrate, reliability
-from deployments.router.calibration import Calibrated, joint_threshold
+from deployments.router.calibration import Calibrated, joint_threshold, log_odds
 from groupqwen.answer_log import Log, read_log
 
 FOLDS, INNER_FOLDS, SEED = 5, 3, 0
@@ -180,8 +180,9 @@ class Fold:
             return np.zeros(len(test), bool)
         if accepted.all():
             return np.ones(len(test), bool)
-        fitted = LogisticRegression().fit(train[:, None], accepted)
-        return np.asarray(fitted.predict_proba(test[:, None])[:, 1] * saved > price)
+        before, now = ([[log_odds(value)] for value in prior] for prior in (train, test))
+        fitted = LogisticRegression(C=10.0).fit(before, accepted)
+        return np.asarray(fitted.predict_proba(now)[:, 1] * saved > price)
 
     def routed(self, train_prior: Values, test_prior: Values) -> npt.NDArray[np.int64]:
         """Who is asked by what was learned alone: the cheapest tier that is good enough before it has answered, or

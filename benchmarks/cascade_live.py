@@ -25,9 +25,9 @@ from benchmarks.load import Target as Endpoint
 from benchmarks.machine import console, show
 from benchmarks.questions import Question, sample
 from benchmarks.routing import DATA
-from configs.document import ROOT
 from configs.escalation import Target
 from configs.home import home
+from configs.routing import load_routing
 from deployments.classifier.training import Outcomes, learn
 from deployments.router.calibrating import calibrate
 from groupqwen.answer_log import Log, read_log
@@ -56,23 +56,21 @@ def recorded() -> Path:
     return path
 
 
-def main(path: Path, target: Target) -> None:
-    """Calibrate on one half, ask the other, and put everything back as it was."""
+def main(path: Path, target: Target, most: int) -> None:
+    """Calibrate on one half, ask the other (at most so many questions), and put everything back as it was."""
     log = read_log(path, VARIANTS)
     order = np.random.default_rng(SEED).permutation(len(log.questions))
     train, test = order[: len(order) // 2], order[len(order) // 2 :]
     by_text = {question.text: question for question in sample(DATA)}
-    questions = [by_text[log.questions[int(row)]] for row in test]
-    kept = {file: file.read_bytes() if file.is_file() else None for file in (home().calibration, home().router)}
-    rules = ROOT / "routing.yaml"
-    before = rules.read_text()
+    questions = [by_text[log.questions[int(row)]] for row in test[:most]]
+    files = home().calibration, home().router, home().routing
+    kept = {file: file.read_bytes() if file.is_file() else None for file in files}
     try:
         _learn(log, train)
-        rules.write_text(yaml.safe_dump(_with_target(before, target), sort_keys=False))
+        home().routing.write_text(yaml.safe_dump(_with_target(target), sort_keys=False))
         _deploy()
         asked = asyncio.run(_ask_all(questions))
     finally:
-        rules.write_text(before)
         for file, content in kept.items():
             file.unlink(missing_ok=True)
             if content is not None:
@@ -90,8 +88,8 @@ def _learn(log: Log, train: npt.NDArray[np.intp]) -> None:
     calibrate(answers).save(home().calibration)
 
 
-def _with_target(text: str, target: Target) -> dict[str, object]:
-    rules = yaml.safe_load(text)
+def _with_target(target: Target) -> dict[str, object]:
+    rules = load_routing().model_dump(mode="json", exclude_none=True)
     rules["escalation"]["target"] = target.model_dump(exclude_none=True)
     return dict(rules)
 

@@ -68,6 +68,11 @@ class Home:
         return self.models / name / "safetensors"
 
     @property
+    def routing(self) -> Path:
+        """The owner's own routing rules, in place of configs/routing.yaml."""
+        return self.root / "routing.yaml"
+
+    @property
     def router(self) -> Path:
         """What `groupqwen router train` has learned."""
         return self.root / "router.npz"

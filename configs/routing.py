@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from configs.document import ROOT, Strict, read
 from configs.escalation import EscalationRules, FallbackRules
+from configs.home import home
 
 Level = Literal["trivial", "simple", "moderate", "complex"]
 LEVELS: tuple[Level, ...] = ("trivial", "simple", "moderate", "complex")
@@ -186,6 +187,12 @@ class Routing(Strict):
         return value
 
 
-def load_routing(path: Path = ROOT / "routing.yaml") -> Routing:
-    """The rules. Raises `ConfigError`."""
-    return read(path, Routing)
+ROUTING = ROOT / "routing.yaml"
+"""The rules that come with GroupQwen."""
+
+
+def load_routing(path: Path | None = None) -> Routing:
+    """The rules; unset: the owner's (`routing.yaml` in GROUPQWEN_HOME), or those that come with GroupQwen. Raises
+    `ConfigError`."""
+    own = home().routing
+    return read(path or (own if own.is_file() else ROUTING), Routing)

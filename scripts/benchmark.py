@@ -110,7 +110,10 @@ def cascade(
     confidence: Annotated[float, typer.Option(help="With which the target is to be kept.")] = 0.9,
     tiers: Annotated[str, typer.Option(help="Models, the smallest first; unset: by their mean cost.")] = "",
     plots: Annotated[Path | None, typer.Option(help="A folder for the plots (PNG).")] = None,
-    live: Annotated[bool, typer.Option(help="Also ask the running group with its cascade switched on.")] = False,
+    live: Annotated[
+        bool, typer.Option(help="Ask the running group with its cascade switched on, instead of replaying.")
+    ] = False,
+    questions: Annotated[int, typer.Option(help="Of the other half, the most that are asked live.")] = 150,
 ) -> None:
     """Small models first, larger ones where they are unsure: quality, cost and time beside what else one could
     do."""
@@ -124,7 +127,7 @@ def cascade(
     target = Target(quality=quality, accepted_wrong=accepted_wrong, confidence=confidence)
     path = log or recorded()
     if live:
-        run_live(path, target)
+        run_live(path, target, questions)
     else:
         main(path, target, [name for name in tiers.split(",") if name], plots)
 

@@ -27,6 +27,7 @@ Ask = Callable[[str, ChatRequest], AsyncGenerator[Chunks, None]]
 ESCALATED, ANSWERED, CORRECTED, STOPPED = "escalated", "answered", "corrected", "stopped"
 CORRECTION = "\n\n---\n**Correction** (by {variant}, because the answer above turned out unsure):\n\n"
 HINT = "\n\n[Stopped: {variant} has become unsure of this. Ask again with a larger model.]"
+NEVER_AGAIN = 1_000_000
 TOP_LOGPROBS = 2
 """Alternatives that the margin needs."""
 
@@ -167,8 +168,12 @@ class Answering:
     async def _after(self, failure: Failed, asked: _Asked) -> str | None:
         """Who goes on. Raises the failure's error where nobody does."""
         late = time.monotonic() - self._began > self._plan.fallback.deadline_seconds
-        found = None if late else await self._plan.instead(failure.cause, asked.variant, self._tried)
-        if found is None or (self._open and not self._plan.continues(found)):
+        tried = dict(self._tried)
+        found = None if late else await self._plan.instead(failure.cause, asked.variant, tried)
+        while found is not None and self._open and not self._plan.continues(found):
+            tried[found] = NEVER_AGAIN
+            found = await self._plan.instead(failure.cause, asked.variant, tried)
+        if found is None:
             raise failure.error from failure
         goes_on = " with the rest" if self._open else ""
         self._why = f"{asked.variant} {SAID[failure.cause]}, {found} answers{goes_on}"

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
 from sklearn.model_selection import KFold
 
 from deployments.classifier.measures import auroc, expected_calibration_error
@@ -25,8 +25,12 @@ from deployments.router.confidence import Signals, signals_of
 
 LEAST_ANSWERS = 50
 LEAST_OF_FAMILY = 25
-STRENGTH = 1.0
-"""Inverse of the regularization, scikit-learn's C."""
+STRENGTHS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+"""Inverses of the regularization, scikit-learn's C: by cross-validated likelihood, since families need what few
+labels cannot carry."""
+
+LEAST_OF_KIND = 5
+"""Right and wrong answers each, for a choice between them."""
 
 RELIABILITY_BINS = 10
 
@@ -138,7 +142,18 @@ def _regression(matrix: Values, ok: Values) -> tuple[Values, float]:
     # On one scale, so that the regularization means the same for all signals.
     middle, spread = matrix.mean(axis=0), matrix.std(axis=0)
     spread[spread < 1e-9] = 1.0
-    fitted = LogisticRegression(C=STRENGTH, max_iter=1000).fit((matrix - middle) / spread, right)
+    scaled = (matrix - middle) / spread
+    if min(right.sum(), (~right).sum()) < LEAST_OF_KIND:
+        fitted = LogisticRegression(C=STRENGTHS[0], max_iter=1000).fit(scaled, right)
+    else:
+        fitted = LogisticRegressionCV(
+            Cs=STRENGTHS,
+            cv=5,
+            scoring="neg_log_loss",
+            max_iter=1000,
+            l1_ratios=(0.0,),
+            use_legacy_attributes=False,
+        ).fit(scaled, right)
     weights = fitted.coef_[0] / spread
     return np.asarray(weights, float), float(fitted.intercept_[0] - weights @ middle)
 

@@ -250,7 +250,17 @@ async def test_after_it_the_owner_may_want_an_error() -> None:
     assert [name for name, _ in made.asked] == ["small"]
 
 
-async def test_one_that_cannot_go_on_does_not() -> None:
+async def test_one_that_cannot_go_on_is_passed_over() -> None:
+    made = group()(
+        small=answer("small", words(3, SURE), None),
+        middle=answer("middle", words(1, SURE)),
+        large=answer("large", words(2, SURE, "b ")),
+    )
+    assert (await run(made)).text == "x x x b b "
+    assert [name for name, _ in made.asked] == ["small", "large"]
+
+
+async def test_where_nobody_can_go_on_there_is_an_error() -> None:
     made = group()(small=answer("small", words(3, SURE), None), middle=answer("middle", words(1, SURE)))
     with pytest.raises(ChatError, match="broke off"):
         await run(made)
