@@ -194,6 +194,8 @@ class Answering:
                     continue
                 if verdict == ESCALATED:
                     self._ends(asked, ESCALATED)
+                    # It has not failed: should all others fail, its answer is better than none.
+                    self._tried[asked.variant] -= 1
                     return
                 asked.committed = True
                 yield Committed(asked.variant, (*self._attempts, asked.attempt(ANSWERED)), self._why)

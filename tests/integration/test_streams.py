@@ -188,7 +188,7 @@ def test_without_a_fault_the_remote_variant_answers_and_may_be_forbidden(stack: 
     assert clean(events, last)["variant"] == BEHIND
     body = {"model": "trivial", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}
     private = stack.post("/chat/completions", body, **{"x-groupqwen-remote": "never", "cache-control": "no-store"})
-    assert private.json()["metadata"]["variant"] == SMALL
+    assert private.json()["metadata"]["variant"] in (SMALL, MIDDLE)
     refused = stack.post("/chat/completions", {**body, "model": BEHIND}, **{"x-groupqwen-remote": "never"})
     assert refused.status_code == 400
     assert "remote" in refused.json()["error"]["message"]

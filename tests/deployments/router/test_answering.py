@@ -87,7 +87,7 @@ class Group:
         return found[0] if found else None
 
     async def instead(self, cause: Cause, name: str, tried: dict[str, int]) -> str | None:
-        return next((other for other in self.says if other not in tried), None)
+        return next((other for other in self.says if not tried.get(other)), None)
 
     def plan(self) -> Plan:
         return Plan(
@@ -248,6 +248,14 @@ async def test_after_it_the_owner_may_want_an_error() -> None:
     with pytest.raises(ChatError, match="not available"):
         await run(made)
     assert [name for name, _ in made.asked] == ["small"]
+
+
+async def test_when_the_larger_one_fails_the_unsure_one_is_better_than_nobody() -> None:
+    made = group(("small",))(small=answer("small", words(20, UNSURE, "a ")), large=[engine_gone("large")])
+    made.says["small"].append(answer("small", words(20, SURE, "a ")))
+    got = await run(made)
+    assert got.attempts == [("small", "escalated"), ("large", "engine"), ("small", "answered")]
+    assert got.text == "a " * 20
 
 
 async def test_one_that_cannot_go_on_is_passed_over() -> None:
