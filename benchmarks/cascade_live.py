@@ -61,7 +61,7 @@ def main(path: Path, target: Target, most: int) -> None:
     log = read_log(path, VARIANTS)
     order = np.random.default_rng(SEED).permutation(len(log.questions))
     train, test = order[: len(order) // 2], order[len(order) // 2 :]
-    by_text = {question.text: question for question in sample(DATA)}
+    by_text = {question.text.strip(): question for question in sample(DATA)}
     questions = [by_text[log.questions[int(row)]] for row in test[:most]]
     files = home().calibration, home().router, home().routing
     kept = {file: file.read_bytes() if file.is_file() else None for file in files}

@@ -80,6 +80,9 @@ def print_answer(
     return "".join(said)
 
 
+SIGNALS = ("complexity", "level", "task", "device", "preference", "escalation_threshold", "decided_ms")
+
+
 def print_route(endpoint: str, key: str, model: str, question: str, console: Console) -> None:
     """What would answer a question, and why the others would not. Raises `StartProblem`."""
     body = {"model": model, "messages": [{"role": "user", "content": question}]}
@@ -91,13 +94,17 @@ def print_route(endpoint: str, key: str, model: str, question: str, console: Con
     if response.status_code != 200:
         raise StartProblem(f"{endpoint}/route answered {response.status_code}: {response.text[:300]}")
     route = response.json()
-    table = Table(Column("variant", no_wrap=True), "why")
+    weighed = any(candidate["correct"] is not None for candidate in route["candidates"])
+    figures = ("P(right)", "cost", "seconds") if weighed else ()
+    columns = [Column(figure, justify="right") for figure in figures]
+    table = Table(Column("variant", no_wrap=True), *columns, "why")
     for candidate in route["candidates"]:
         chosen = candidate["variant"] == route["variant"]
-        table.add_row(
-            f"[bold]{candidate['variant']}[/bold]" if chosen else candidate["variant"],
-            f"[bold]{route['reason']}[/bold]" if chosen else candidate["passed_over"],
-        )
+        bold = "bold" if chosen else ""
+        expected = [candidate[name] for name in ("correct", "cost", "seconds")] if weighed else []
+        shown = ["" if value is None else f"{value:.2f}" for value in expected]
+        why = route["reason"] if chosen else candidate["passed_over"]
+        table.add_row(candidate["variant"], *shown, why, style=bold)
     console.print(table)
-    signals = {name: route[name] for name in ("complexity", "level", "task", "device", "decided_ms")}
+    signals = {name: route[name] for name in SIGNALS}
     console.print("; ".join(f"{name} {value}" for name, value in signals.items() if value is not None))

@@ -11,7 +11,7 @@ import json
 import os
 import secrets
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 PREFIX = "gq-"
@@ -52,12 +52,24 @@ def create_key(path: Path, name: str, secret: str | None = None, instead_of: str
     The key that is stored as `instead_of` is taken out."""
     secret = secret or PREFIX + secrets.token_urlsafe(32)
     key = ApiKey(f"key_{secrets.token_hex(6)}", name, hash_key(secret), int(time.time()))
-    keys = [*(each for each in read_keys(path) if each.sha256 != instead_of), key]
+    _write(path, [*(each for each in read_keys(path) if each.sha256 != instead_of), key])
+    return key, secret
+
+
+def set_preference(path: Path, key_id: str, preference: str | None) -> bool:
+    """What a key prefers from now on; whether there is such a key."""
+    keys = read_keys(path)
+    if all(key.id != key_id for key in keys):
+        return False
+    _write(path, [replace(key, preference=preference) if key.id == key_id else key for key in keys])
+    return True
+
+
+def _write(path: Path, keys: list[ApiKey]) -> None:
     staged = path.with_suffix(".new")
     staged.touch(mode=0o600)
     staged.write_text(json.dumps({"keys": [asdict(each) for each in keys]}, indent=1))
     os.replace(staged, path)
-    return key, secret
 
 
 class KeyRing:

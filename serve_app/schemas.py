@@ -184,6 +184,7 @@ class CacheStats(BaseModel):
     hit_rate: float | None = Field(None, description="Hits ÷ (hits + misses); bypassed requests do not count.")
     completion_tokens_saved: int
     entries: dict[str, int] | None = Field(None, description="Unset while Redis is away.")
+    embedded: int = Field(description="Questions embedded: one for each request that reaches the semantic lookup.")
     distance_threshold: float
     ttl_seconds: int
 

@@ -29,6 +29,7 @@ class SemanticCache:
         self._store = CacheStore(connect(redis_url), self._embedder.dimensions)
         self._rules: CacheRules
         self._patience = Patience()
+        self._embedded = 0
 
     def reconfigure(self, config: Mapping[str, Any]) -> None:
         """Rules from `user_config`: at the start, and anew without a restart."""
@@ -38,7 +39,7 @@ class SemanticCache:
         """Has a similar question been answered? Takes an exact lookup's miss that asks for this. Never raises;
         Redis never takes longer than its budget."""
         assert missed.fingerprint is not None and missed.query is not None
-        embedding = as_bytes(self._embedder.embed([missed.query])[0])
+        embedding = self._embed_query(missed.query)
         nearest = await self._patience.ask(
             partial(self._store.nearest, missed.fingerprint, embedding), self._rules.budget_ms
         )
@@ -53,7 +54,7 @@ class SemanticCache:
             return
         embedding = missed.embedding
         if embedding is None and missed.fingerprint is not None and missed.query is not None:
-            embedding = as_bytes(self._embedder.embed([missed.query])[0])
+            embedding = self._embed_query(missed.query)
         try:
             await self._store.put(
                 missed.exact_key,
@@ -64,6 +65,10 @@ class SemanticCache:
             )
         except (RedisError, OSError, TimeoutError) as error:
             self._patience.failed(error)
+
+    def _embed_query(self, query: str) -> bytes:
+        self._embedded += 1
+        return as_bytes(self._embedder.embed([query])[0])
 
     async def embed(self, texts: list[str]) -> tuple[list[list[float]], int]:
         """Embeddings for `/v1/embeddings`, and the tokens read; in a thread, so that lookups go on."""
@@ -80,6 +85,7 @@ class SemanticCache:
             entries = None
         return {
             "entries": entries,
+            "embedded": self._embedded,
             "distance_threshold": self._rules.distance,
             "ttl_seconds": self._rules.ttl_seconds,
         }

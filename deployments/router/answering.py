@@ -15,11 +15,12 @@ from openai.types.chat import ChatCompletionChunk
 
 from configs.escalation import Cause, EscalationRules, FallbackRules
 from deployments.chunks import ChunkBuilder, token_usage
-from deployments.contract import ChatRequest, ContinuedRequest
+from deployments.contract import ChatError, ChatRequest, ContinuedRequest
 from deployments.router.confidence import Confidence
 from deployments.router.decision import Attempt
 from deployments.router.escalation import Judge
 from deployments.router.failures import SAID, Failed, has_content, watched
+from deployments.router.self_check import self_check, stands
 
 Chunks = list[ChatCompletionChunk]
 Ask = Callable[[str, ChatRequest], AsyncGenerator[Chunks, None]]
@@ -192,6 +193,8 @@ class Answering:
                 verdict = self._verdict(asked, chunks)
                 if verdict == "wait":
                     continue
+                if verdict != ESCALATED and self._checks(asked) and not await self._stands(asked):
+                    verdict = ESCALATED
                 if verdict == ESCALATED:
                     self._ends(asked, ESCALATED)
                     # It has not failed: should all others fail, its answer is better than none.
@@ -232,6 +235,24 @@ class Answering:
             return ESCALATED
         # Who waits for the whole answer is given the judgement of the whole.
         return "wait" if verdict == "accept" and not ended and not self._plan.request.stream else verdict
+
+    def _checks(self, asked: _Asked) -> bool:
+        """Whether the variant is asked what it thinks of its whole answer."""
+        wanted = self._plan.escalation.self_check and not self._plan.request.stream
+        return wanted and asked.judge is not None
+
+    async def _stands(self, asked: _Asked) -> bool:
+        """Whether the variant stands by its answer; one that cannot be asked does."""
+        answer = "".join(choice.delta.content or "" for chunk in asked.held for choice in chunk.choices)
+        said: Chunks = []
+        steps = self._plan.ask(asked.variant, self_check(self._plan.request, answer))
+        try:
+            async with aclosing(watched(steps, asked.variant, self._plan.fallback)) as seen:
+                async for chunks in seen:
+                    said += chunks
+        except (Failed, ChatError):
+            return True
+        return stands(said)
 
     def _collapsed(self, asked: _Asked, chunks: Chunks) -> str | None:
         """Whether an answer that streams has lost its confidence, by the owner's policy."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.integration.conftest import LARGE, MIDDLE, SMALL, Stack
+from tests.integration.conftest import LARGE, MIDDLE, SMALL, Stack, wait_for
 
 
 def test_a_decision_can_be_asked_for_without_an_answer(stack: Stack) -> None:
@@ -28,3 +28,23 @@ def test_the_command_prints_the_decision(stack: Stack) -> None:
     assert done.returncode == 0, done.stderr
     assert "translation goes to the translator" in done.stdout
     assert SMALL in done.stdout
+
+
+def test_a_question_is_embedded_once(stack: Stack) -> None:
+    def embedded() -> int:
+        return int(stack.get("/cache/stats").json()["embedded"])
+
+    before = embedded()
+    fields = {"model": SMALL, "max_tokens": 400, "cache": None, "temperature": 0.0}
+    asked = stack.ask("Name the colour of grass in one word, please.", **fields)
+    assert asked.json()["metadata"]["cache"] == "miss"
+    # Classified, looked up and, a moment later, kept.
+    wait_for(
+        lambda: (
+            stack.ask("Name the colour of grass in one word, please.", **fields).json()["metadata"]["cache"]
+            == "exact"
+        ),
+        20,
+        "the answer was not kept",
+    )
+    assert embedded() == before + 1, "for lookup and storing alike; an exact hit needs none"

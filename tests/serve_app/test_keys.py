@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from serve_app import keys
-from serve_app.keys import PREFIX, KeyRing, create_key, hash_key, read_keys
+from serve_app.keys import PREFIX, KeyRing, create_key, hash_key, read_keys, set_preference
 
 
 @pytest.fixture(autouse=True)
@@ -66,3 +66,17 @@ def test_a_damaged_file_is_told_by_name_and_never_overwritten(tmp_path: Path, te
     with pytest.raises(ValueError, match="damaged"):
         create_key(path, "new")
     assert path.read_text() == text
+
+
+def test_a_key_may_prefer_something_and_old_files_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    key, secret = create_key(path, "laptop")
+    assert set_preference(path, key.id, "economy")
+    assert not set_preference(path, "key_none", "economy")
+    ring = KeyRing(path)
+    found = ring.find(secret)
+    assert found is not None and found.preference == "economy"
+    plain = json.loads(path.read_text())
+    del plain["keys"][0]["preference"]
+    path.write_text(json.dumps(plain))
+    assert read_keys(path)[0].preference is None

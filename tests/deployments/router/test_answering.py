@@ -318,6 +318,19 @@ async def test_or_stopped_with_a_hint() -> None:
     assert made.closed == ["small"]
 
 
+@pytest.mark.parametrize(("word", "stands"), [("yes", True), ("No", False), ("perhaps", True)])
+async def test_a_variant_may_be_asked_whether_it_stands_by_its_answer(word: str, stands: bool) -> None:
+    rules = EscalationRules.model_validate({"target": {"quality": 0.95}, "self_check": True})
+    made = group(("small",), stream=False, escalation=rules)(
+        small=answer("small", words(9, SURE)), large=answer("large", words(1, SURE, "y"))
+    )
+    made.says["small"].append(answer("small", [(word, SURE)]))
+    assert (await run(made)).text == ("x " * 9 if stands else "y")
+    asked = made.asked[1][1]
+    assert "Proposed answer:\nx x x" in asked.messages[0]["content"]
+    assert asked.max_tokens == 2
+
+
 async def test_logprobs_are_for_who_has_asked_for_them() -> None:
     made = group(("small",))(small=answer("small", words(9, SURE)), large=answer("large", words(1, SURE)))
     got = await run(made)

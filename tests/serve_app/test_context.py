@@ -1,0 +1,42 @@
+"""What a request's headers say of it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from starlette.requests import Request
+
+from deployments.contract import ChatError, RequestContext
+from serve_app.context import request_context
+
+
+def context(key_prefers: str | None = None, **headers: str) -> RequestContext:
+    named = [(f"x-groupqwen-{name.replace('_', '-')}".encode(), value.encode()) for name, value in headers.items()]
+    state: dict[str, Any] = {
+        "key": SimpleNamespace(id="k", preference=key_prefers),
+        "request_id": "r",
+        "device": None,
+    }
+    scope = {"type": "http", "headers": named, "state": state}
+    scope["state"]["device"] = ""
+    return request_context(Request(scope))
+
+
+def test_a_request_is_worth_what_it_says_else_what_its_key_prefers() -> None:
+    assert context().preference is None
+    assert context("economy").preference == "economy"
+    assert context("economy", preference=" Best ").preference == "best"
+    with pytest.raises(ChatError, match="there are economy, balanced, best"):
+        context(preference="cheapest")
+
+
+def test_budgets_and_what_may_leave_the_house() -> None:
+    assert context().max_cost_usd is None
+    assert context(max_cost="0.002").max_cost_usd == 0.002
+    for wrong in ("-1", "nan", "inf", "much"):
+        with pytest.raises(ChatError, match="number of US dollars"):
+            context(max_cost=wrong)
+    assert context().remote
+    assert not context(remote="Never").remote
