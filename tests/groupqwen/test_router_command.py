@@ -1,0 +1,112 @@
+"""`groupqwen router calibrate` and `report`, and `groupqwen keys`, as a person runs them, without a running
+group."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from configs.routing import load_routing
+from deployments.classifier.training import learn
+from deployments.router.calibration import load_calibration
+from groupqwen.cli import app
+from groupqwen.outcomes import OutcomesError
+from groupqwen.router_report import page
+from groupqwen.routers import outcomes_of
+from serve_app.keys import create_key, read_keys
+from tests.benchmarks.test_cascade import written
+
+
+@pytest.fixture()
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("GROUPQWEN_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("COLUMNS", "160")
+    (tmp_path / "home").mkdir()
+    return tmp_path / "home"
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments))
+
+
+def test_calibrating_says_what_it_is_worth_and_the_report_draws_it(home: Path, tmp_path: Path) -> None:
+    log = written(tmp_path / "answers.jsonl", 240)
+    done = run("router", "calibrate", "--from", str(log))
+    assert done.exit_code == 0, done.output
+    assert "ECE after" in done.output
+    assert list(load_calibration(home / "calibration.json").variants) == ["small", "middle"]
+    reported = run("router", "report", "--out", str(tmp_path / "page.html"))
+    assert reported.exit_code == 0, reported.output
+    assert "Without what was said of answers" in reported.output, "no group is running"
+    drawn = (tmp_path / "page.html").read_text()
+    assert drawn.count("<svg") == 2
+    assert "Target: 95% of the largest" in drawn
+
+
+def test_too_little_is_refused_and_nothing_to_report_is_said(home: Path, tmp_path: Path) -> None:
+    few = run("router", "calibrate", "--from", str(written(tmp_path / "few.jsonl", 20)))
+    assert few.exit_code != 0
+    assert "too few" in few.output
+    assert not (home / "calibration.json").exists()
+    nothing = run("router", "report", "--out", str(tmp_path / "page.html"))
+    assert nothing.exit_code != 0
+    assert "nothing was learned yet" in nothing.output
+
+
+def said(count: int = 150) -> list[dict[str, Any]]:
+    """Verdicts on answers of two variants, of which one is good at one thing and the other at the other."""
+    rows = []
+    for number in range(count):
+        kind = "apples" if number % 2 else "pears"
+        for variant, good in (("small", "apples"), ("large", "pears")):
+            if (number // 2) % 2 or variant == "small":
+                rows.append(
+                    {
+                        "query": f"question {number} about {kind}",
+                        "variant": variant,
+                        "task": "chat",
+                        "correct": float(kind == good),
+                        "expected": 0.9,
+                    }
+                )
+    return rows
+
+
+def test_verdicts_become_outcomes_though_not_all_have_answered() -> None:
+    outcomes = outcomes_of(said())
+    assert set(outcomes.right) == {"small", "large"}
+    assert np.isnan(outcomes.right["large"]).sum() > 0
+    learned = learn(outcomes)
+    apples = learned.predict("what about apples")
+    assert apples["small"] > 0.7
+    assert apples["large"] < 0.4
+    assert learned.about["measures"]["variants"]["large"]["answers"] < 150
+    with pytest.raises(OutcomesError, match="nothing was said"):
+        outcomes_of([])
+
+
+def test_the_page_says_what_has_drifted() -> None:
+    drawn = page(None, None, said(), load_routing())
+    assert "drifted after" in drawn, "half of it was right, and 0.9 were expected"
+    assert "groupqwen router train" in drawn
+    hostile = [{**row, "variant": "<script>x</script>"} for row in said(20)]
+    assert "<script>" not in page(None, None, hostile, load_routing())
+    assert math.isfinite(len(page(learn(outcomes_of(said())), None, [], load_routing())))
+
+
+def test_keys_are_listed_and_may_prefer_something(home: Path) -> None:
+    key, secret = create_key(home / "keys.json", "laptop")
+    done = run("keys", "prefer", key.id, "economy")
+    assert done.exit_code == 0, done.output
+    listed = run("keys", "list")
+    assert key.id in listed.output and "economy" in listed.output
+    assert secret not in listed.output
+    assert run("keys", "prefer", key.id, "default").exit_code == 0
+    assert read_keys(home / "keys.json")[0].preference is None
+    assert run("keys", "prefer", key.id, "cheap").exit_code != 0
+    assert run("keys", "prefer", "key_none", "best").exit_code != 0
