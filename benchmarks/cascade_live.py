@@ -36,6 +36,7 @@ from groupqwen.client import endpoint_and_key
 VARIANTS = ("smollm2-135m", "qwen2.5-coder-0.5b", "qwen2.5-coder-1.5b")
 SEED = 0
 CLIENTS = 2
+BLOCK = 20
 POLICIES = {"always the largest": VARIANTS[-1], "cascade": "trivial", "learned + cascade": "auto"}
 """Each with the `model` that is asked: the level `trivial` begins with the smallest."""
 
@@ -100,10 +101,13 @@ def _deploy() -> None:
 
 
 async def _ask_all(questions: Sequence[Question]) -> dict[str, list[Asked]]:
-    """Every policy, in turn for each question, so that all meet the same machine."""
+    """Every question by every policy."""
     url, key = endpoint_and_key()
     asked: dict[str, list[Asked]] = {name: [] for name in POLICIES}
-    waiting = [(question, name) for question in reversed(questions) for name in POLICIES]
+    # In blocks, one policy after the other: all meet the same machine, and none finds another's prompt in a prefix
+    # cache, which holds fewer questions than a block.
+    blocks = [questions[start : start + BLOCK] for start in range(0, len(questions), BLOCK)]
+    waiting = [(question, name) for block in blocks for name in POLICIES for question in block][::-1]
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=600)) as session:
         with Progress(console=console) as progress:
             task = progress.add_task("asking", total=len(waiting))

@@ -15,7 +15,7 @@ from configs.home import home
 Level = Literal["trivial", "simple", "moderate", "complex"]
 LEVELS: tuple[Level, ...] = ("trivial", "simple", "moderate", "complex")
 DeviceClass = Literal["server", "macbook", "mobile"]
-Task = Literal["chat", "code", "maths", "reasoning", "extraction", "translation", "vision"]
+Task = Literal["chat", "code", "choice", "maths", "reasoning", "extraction", "translation", "vision"]
 Preference = Literal["economy", "balanced", "best"]
 PREFERENCES: tuple[Preference, ...] = ("economy", "balanced", "best")
 
@@ -143,11 +143,17 @@ class Routing(Strict):
     code_patterns: tuple[str, ...] = Field(description="Regular expressions that speak of code.")
     translation_patterns: tuple[str, ...] = Field(description="Regular expressions of a translation.")
     maths_patterns: tuple[str, ...] = Field((), description="Regular expressions that speak of mathematics.")
+    choice_patterns: tuple[str, ...] = Field((), description="Regular expressions of questions with options.")
     extraction_patterns: tuple[str, ...] = Field((), description="Regular expressions of summaries and extracts.")
     reasoning_patterns: tuple[str, ...] = Field((), description="Regular expressions of puzzles and arguments.")
 
     @field_validator(
-        "code_patterns", "translation_patterns", "maths_patterns", "extraction_patterns", "reasoning_patterns"
+        "code_patterns",
+        "translation_patterns",
+        "maths_patterns",
+        "choice_patterns",
+        "extraction_patterns",
+        "reasoning_patterns",
     )
     @classmethod
     def _patterns_compile(cls, value: tuple[str, ...]) -> tuple[str, ...]:

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from configs.routing import load_routing
+from deployments.classifier.rules import classify
 from deployments.router.calibrating import Answered
 from deployments.router.confidence import Signals
 from groupqwen.outcomes import RIGHT, OutcomesError, rows_of
@@ -29,7 +31,7 @@ class Log:
     """`models`: the cheapest first. `answers`, and the rest: by model, in the order of `questions`."""
 
     questions: Sequence[str]
-    groups: Sequence[str | None]
+    groups: Sequence[str]
     models: Sequence[str]
     ok: Mapping[str, Values]
     cost: Mapping[str, Values]
@@ -72,10 +74,17 @@ def read_log(path: Path, tiers: Sequence[str] = ()) -> Log:
     cost = {model: column(model, "cost") for model in models}
     if not tiers:
         models.sort(key=lambda model: float(cost[model].mean()))
+    rules = load_routing()
+    # The families that the Router will see, whatever the log calls them: a calibration for others would be of no
+    # use.
+    groups = [classify([{"role": "user", "content": question}], rules).task for question in questions]
     answers = {
-        model: [_answered(question, by_question[question][model]) for question in questions] for model in models
+        model: [
+            _answered(question, group, by_question[question][model])
+            for question, group in zip(questions, groups, strict=True)
+        ]
+        for model in models
     }
-    groups = [by_question[question][models[0]]["group"] for question in questions]
     latency = {model: column(model, "latency") for model in models}
     return Log(
         questions,
@@ -97,7 +106,6 @@ def _parsed(path: Path, line: int, row: Mapping[str, Any]) -> dict[str, Any]:
     mean = _number(path, line, row, ALIASES["mean_logprob"], None)
     return {
         "ok": ok,
-        "group": str(row.get("group") or "") or None,
         "mean_logprob": mean,
         # Without it, an answer's least likely tokens are not known: the mean stands for them.
         "low_logprob": _number(path, line, row, ("low_logprob",), mean),
@@ -129,6 +137,6 @@ def _numbers(value: Any) -> list[float]:
     return [float(one) for one in value or []]
 
 
-def _answered(question: str, row: Mapping[str, Any]) -> Answered:
+def _answered(question: str, group: str, row: Mapping[str, Any]) -> Answered:
     signals = Signals(row["mean_logprob"], row["margin"], row["low_logprob"], row["tokens"])
-    return Answered(question, signals, row["ok"] > 0.5, row["group"], row["logprobs"], row["margins"])
+    return Answered(question, signals, row["ok"] > 0.5, group, row["logprobs"], row["margins"])

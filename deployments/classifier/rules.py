@@ -18,7 +18,7 @@ THINKING = ":thinking"
 """Outcomes of a variant while it thinks are those of the model `NAME:thinking`."""
 
 _STEPS = re.compile(
-    r"(?m)^\s*(?:\d+[.)]|[-*•])\s+\S"
+    r"(?m)^[ \t]*(?:\d+[.)]|[-*•])[ \t]+\S"
     r"|\b(?:first|second|third|then|next|after that|finally|step \d+)\b"
     r"|\?"
 )
@@ -107,6 +107,7 @@ def _task(messages: Sequence[Mapping[str, Any]], query: str, routing: Routing) -
         return "vision"
     patterns: tuple[tuple[Task, tuple[str, ...]], ...] = (
         ("translation", routing.translation_patterns),
+        ("choice", routing.choice_patterns),
         ("code", routing.code_patterns),
         ("extraction", routing.extraction_patterns),
         ("maths", routing.maths_patterns),

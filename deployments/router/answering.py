@@ -12,6 +12,7 @@ from typing import Any
 
 from openai.types import CompletionUsage
 from openai.types.chat import ChatCompletionChunk
+from openai.types.chat.chat_completion_chunk import Choice
 
 from configs.escalation import Cause, EscalationRules, FallbackRules
 from deployments.chunks import ChunkBuilder, token_usage
@@ -74,6 +75,8 @@ class _Asked:
     pieces: int = 0
     sure: float | None = None
     committed: bool = False
+    larger: str | None = None
+    """Who takes over, once that is decided."""
 
     def see(self, chunks: Chunks) -> None:
         self.confidence.see(chunks)
@@ -100,6 +103,8 @@ class Answering:
         self._sent = False
         self._open = False
         """Whether the client has a part of an answer that someone must go on with: what was `_said`."""
+        self._plain = True
+        """Whether nothing but text was sent: calls and thoughts cannot be gone on with."""
         self._spoken: list[Attempt] = []
         """Who said it, before the one who speaks now."""
 
@@ -156,24 +161,38 @@ class Answering:
         request = self._plan.request
         if not self._open:
             return request
-        fields = request.model_dump(exclude_unset=True)
+        fields = request.model_dump(exclude_unset=True, exclude={"max_tokens", "max_completion_tokens"})
+        left = request.token_limit
+        if left is not None:
+            fields["max_tokens"] = max(1, left - sum(attempt.tokens for attempt in self._spoken))
         return ContinuedRequest.model_validate({**fields, "begun": "".join(self._said)})
 
     def _larger(self, asked: _Asked) -> str | None:
         self._escalations += 1
-        found = self._plan.larger(asked.variant)
-        assert found is not None  # who has nobody behind it is not judged
-        self._why = f"{asked.variant} was unsure, {found} takes over"
-        return found
+        self._why = f"{asked.variant} was unsure, {asked.larger} takes over"
+        return asked.larger
 
     async def _after(self, failure: Failed, asked: _Asked) -> str | None:
         """Who goes on. Raises the failure's error where nobody does."""
         late = time.monotonic() - self._began > self._plan.fallback.deadline_seconds
         tried = dict(self._tried)
         found = None if late else await self._plan.instead(failure.cause, asked.variant, tried)
+        if self._open and not self._plain:
+            raise failure.error from failure
         while found is not None and self._open and not self._plan.continues(found):
             tried[found] = NEVER_AGAIN
             found = await self._plan.instead(failure.cause, asked.variant, tried)
+        if found is None and not late:
+            found = next(
+                (
+                    attempt.variant
+                    for attempt in reversed(self._attempts)
+                    if attempt.outcome == ESCALATED and not self._tried.get(attempt.variant)
+                ),
+                None,
+            )
+            # Its answer was in doubt, and is better than none: it is not judged again.
+            self._escalations = self._plan.escalation.most_steps
         if found is None:
             raise failure.error from failure
         goes_on = " with the rest" if self._open else ""
@@ -194,7 +213,8 @@ class Answering:
                 if verdict == "wait":
                     continue
                 if verdict != ESCALATED and self._checks(asked) and not await self._stands(asked):
-                    verdict = ESCALATED
+                    asked.larger = self._plan.larger(asked.variant)
+                    verdict = ESCALATED if asked.larger is not None else verdict
                 if verdict == ESCALATED:
                     self._ends(asked, ESCALATED)
                     # It has not failed: should all others fail, its answer is better than none.
@@ -218,8 +238,7 @@ class Answering:
                 yield self._sends(chunks)
         if corrects:
             self._ends(asked, CORRECTED)
-            larger = self._plan.larger(asked.variant)
-            yield self._sends([_like(tail[0], CORRECTION.format(variant=larger))])
+            yield self._sends([_like(tail[0], CORRECTION.format(variant=asked.larger))])
             # It is asked the question itself, not to go on with what is doubtful.
             self._said, self._open = [], False
             return
@@ -229,10 +248,12 @@ class Answering:
         ended = any(choice.finish_reason for chunk in chunks for choice in chunk.choices)
         if asked.judge is None:
             return "accept" if ended or asked.pieces else "wait"
-        verdict, sure = asked.judge.verdict(asked.confidence, whole=ended)
+        verdict, sure = asked.judge.verdict(asked.confidence, whole=ended, streams=self._plan.request.stream)
         asked.sure = asked.sure if sure is None else sure
         if verdict == "escalate":
-            return ESCALATED
+            asked.larger = self._plan.larger(asked.variant)
+            # Where nobody is left to take over, an unsure answer is better than none.
+            return ESCALATED if asked.larger is not None else "accept"
         # Who waits for the whole answer is given the judgement of the whole.
         return "wait" if verdict == "accept" and not ended and not self._plan.request.stream else verdict
 
@@ -269,7 +290,10 @@ class Answering:
         if sure >= rules.late_below or (rules.late == "correct" and not ended):
             return None
         asked.sure = sure
-        return CORRECTED if rules.late == "correct" else STOPPED
+        if rules.late == "stop":
+            return STOPPED
+        asked.larger = self._plan.larger(asked.variant)
+        return CORRECTED if asked.larger is not None else None
 
     def _stopping(self, asked: _Asked, chunks: Chunks) -> Chunks:
         """What is there, a hint, and an end."""
@@ -283,8 +307,7 @@ class Answering:
         """What the client gets of it: of an answer that goes on, no second beginning; logprobs where it asked."""
         sent = []
         for chunk in chunks:
-            again = self._sent and any(choice.delta.role for choice in chunk.choices) and not has_content(chunk)
-            if again:
+            if self._spoken and _only_begins(chunk):
                 continue
             if chunk.usage is not None and self._spoken:
                 chunk = chunk.model_copy(update={"usage": _added(chunk.usage, self._spoken)})
@@ -292,6 +315,7 @@ class Answering:
             if kept is not None:
                 sent.append(kept)
                 self._sent = self._open = True
+                self._plain = self._plain and not any(map(_is_more_than_text, kept.choices))
                 self._said += [choice.delta.content or "" for choice in kept.choices if choice.index == 0]
         return sent
 
@@ -321,8 +345,18 @@ def as_asked(chunk: ChatCompletionChunk, request: ChatRequest) -> ChatCompletion
     return copy if said or request.logprobs else None
 
 
+def _only_begins(chunk: ChatCompletionChunk) -> bool:
+    """Whether it says nothing but who speaks."""
+    begins = any(choice.delta.role for choice in chunk.choices)
+    return begins and not has_content(chunk) and not _is_end(chunk)
+
+
 def _is_end(chunk: ChatCompletionChunk) -> bool:
     return not chunk.choices or any(choice.finish_reason for choice in chunk.choices)
+
+
+def _is_more_than_text(choice: Choice) -> bool:
+    return bool(choice.delta.tool_calls or getattr(choice.delta, "reasoning_content", None))
 
 
 def _like(chunk: ChatCompletionChunk, text: str | None, *, finish: bool = False) -> ChatCompletionChunk:

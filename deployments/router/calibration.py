@@ -205,11 +205,14 @@ def joint_threshold(evidence: Sequence[tuple[Values, Evidence]], target: Target)
 
 
 def _threshold(chain: Sequence[tuple[Values, Evidence]], target: Target) -> Threshold:
-    scores, ok = np.array([scores for scores, _ in chain]), np.array([one.ok for _, one in chain])
+    # Logs are sorted by what they hold, and a bet that is looked at after every answer wants them in any order.
+    order = np.random.default_rng(0).permutation(len(chain[0][1].ok))
+    scores = np.array([scores[order] for scores, _ in chain])
+    ok = np.array([one.ok[order] for _, one in chain])
     if target.accepted_wrong is not None:
         return accepted_wrong(scores, ok, target.accepted_wrong, target.confidence)
     assert target.quality is not None
-    return quality(scores, ok, chain[0][1].largest_ok, target.quality, target.confidence)
+    return quality(scores, ok, chain[0][1].largest_ok[order], target.quality, target.confidence)
 
 
 @lru_cache(maxsize=1)

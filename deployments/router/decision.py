@@ -38,8 +38,8 @@ class Attempt:
 class RouteDecision:
     """Which variant answers, and why. `escalation_threshold`: the confidence below which a larger variant
     would be asked (None: not for this route). `attempts`: who was asked in turn, with what came of it, the one who
-    answered last. `decided_ms`: how long deciding took, milliseconds. A cache hit is not classified: its
-    `complexity`, `level` and `task` are None."""
+    answered last. `forced`: by one of the owner's rules, so that nobody else may answer. `decided_ms`: how long
+    deciding took, milliseconds. A cache hit is not classified: its `complexity`, `level` and `task` are None."""
 
     variant: str
     reason: str
@@ -54,6 +54,7 @@ class RouteDecision:
     think: bool | None = None
     escalation_threshold: float | None = None
     attempts: tuple[Attempt, ...] = ()
+    forced: bool = False
     decided_ms: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:

@@ -379,10 +379,14 @@ def _from_cache(request: ChatRequest, context: RequestContext, lookup: Lookup) -
 
 
 async def _resumed(started: _Started) -> AsyncGenerator[list[ChatCompletionChunk], None]:
-    """All chunks of a variant that was asked already."""
-    yield await started.first
-    async for chunks in started.steps:
-        yield chunks
+    """All chunks of a variant that was asked already; closing this stops it."""
+    async with aclosing(started.steps):
+        try:
+            yield await started.first
+        except StopAsyncIteration:
+            return  # It has said nothing at all.
+        async for chunks in started.steps:
+            yield chunks
 
 
 def calibration_at(path: Path) -> Calibration:

@@ -26,9 +26,12 @@ class Judge:
     commit: int
     thresholds: tuple[float, float]
     hopeless: Mapping[int, float]
+    only_whole: bool = False
+    """Whether there are no labels of parts of answers: then nothing streams before it is whole."""
 
-    def verdict(self, seen: Confidence, *, whole: bool) -> tuple[Verdict, float | None]:
-        """What to do now, and P(right) as far as it is known."""
+    def verdict(self, seen: Confidence, *, whole: bool, streams: bool = True) -> tuple[Verdict, float | None]:
+        """What to do now, and P(right) as far as it is known. The threshold of answers that stream was found with
+        short ones judged whole, so it is theirs too."""
         count = len(seen.answer)
         signals = seen.answer.signals()
         if signals is None:
@@ -36,7 +39,9 @@ class Judge:
             return ("escalate" if whole else "wait"), None
         if whole:
             found = self.calibrated.probability(signals, self.family, self.prior, whole=True)
-            return ("accept" if found >= self.thresholds[1] else "escalate"), found
+            return ("accept" if found >= self.thresholds[0 if streams else 1] else "escalate"), found
+        if self.only_whole:
+            return "wait", None
         if count < min(self.hopeless, default=self.commit) and count < self.commit:
             return "wait", None
         found = self.calibrated.probability(signals, self.family, self.prior, whole=False)
@@ -105,7 +110,8 @@ class Judges:
         if known is None:
             return None
         calibrated, commit, thresholds, hopeless = known
-        return Judge(calibrated, family, prior, commit, thresholds, hopeless)
+        only_whole = all(head.tokens is None for head in calibrated.heads)
+        return Judge(calibrated, family, prior, commit, thresholds, hopeless, only_whole)
 
 
 def _commit(calibrated: Calibrated, wanted: int) -> int:

@@ -60,12 +60,20 @@ class Asking:
 
     @property
     def named(self) -> bool:
-        """Whether one variant was asked for, which then answers, or nobody."""
-        return resolve_model(self.request.model, self.rules.profile, self.rules.routing).kind == "variant"
+        """Whether one variant was asked for, or forced by a rule, which then answers, or nobody."""
+        return (
+            self.decision.forced
+            or resolve_model(self.request.model, self.rules.profile, self.rules.routing).kind == "variant"
+        )
+
+    @property
+    def _offers_tools(self) -> bool:
+        return bool(self.request.tools) and self.request.tool_choice != "none"
 
     def ask(self, variant: str, request: ChatRequest) -> AsyncGenerator[list[ChatCompletionChunk], None]:
         """Ask one variant; one that will be judged is asked for what its confidence is made of."""
-        if self.decision.think and "enable_thinking" not in request.chat_template_kwargs:
+        thinks = self.decision.think and "thinking" in self.rules.catalog.variants[variant].capabilities
+        if thinks and "enable_thinking" not in request.chat_template_kwargs:
             kwargs = {**request.chat_template_kwargs, "enable_thinking": True}
             request = request.model_copy(update={"chat_template_kwargs": kwargs})
         judged = self.judge(variant) is not None
@@ -74,8 +82,7 @@ class Asking:
     def judge(self, variant: str) -> Judge | None:
         """None where its confidence means nothing, or nobody may take over."""
         request = self.request
-        offers_tools = bool(request.tools) and request.tool_choice != "none"
-        if self.named or request.n > 1 or offers_tools or isinstance(request, RawPromptRequest):
+        if self.named or request.n > 1 or self._offers_tools or isinstance(request, RawPromptRequest):
             return None
         if self.larger(variant) is None:
             return None
@@ -114,8 +121,11 @@ class Asking:
 
     def _continues(self, variant: str) -> bool:
         """Whether it can go on with what another has begun: engines whose template is ours to fill."""
-        raw = isinstance(self.request, RawPromptRequest)
-        return not raw and self.request.n == 1 and self.rules.catalog.variants[variant].engine != "remote"
+        request = self.request
+        raw = isinstance(request, RawPromptRequest)
+        structured = (request.response_format or {"type": "text"}).get("type") != "text"
+        plain = not (raw or structured or self._offers_tools or request.n > 1)
+        return plain and self.rules.catalog.variants[variant].engine != "remote"
 
 
 def committed(decision: RouteDecision, found: Committed, catalog: Catalog) -> RouteDecision:

@@ -128,11 +128,14 @@ class Rules:
             if objection is None:
                 passed = [*_once(passed), Candidate(name)]
                 decision = self._decision(name, reason, request, context, found, passed, offers, preference)
-                return replace(decision, decided_ms=round((time.perf_counter() - started) * 1e3, 3))
+                forced = rule is not None and rule.force == name
+                spent = round((time.perf_counter() - started) * 1e3, 3)
+                return replace(decision, forced=forced, decided_ms=spent)
             passed.append(Candidate(name, objection))
         if wish.kind == "variant" and wish.name in self.situation.away:
             raise node_away(wish.name, str(self.profile.variants[wish.name].node))
-        if wish.kind == "variant" and found.task != "vision" and context.remote:
+        bounded = not context.remote or context.max_cost_usd is not None
+        if wish.kind == "variant" and found.task != "vision" and not bounded:
             # The variant itself says what is wrong with the request, in exact numbers.
             return self._decision(wish.name, choices[0][1], request, context, found, passed, [], preference)
         raise self._nobody(_once(passed), found)
@@ -293,7 +296,7 @@ class Rules:
             return f"speaks English only, and this is {found.language}"
         if context.max_cost_usd is not None:
             tokens = request.token_limit or self.situation.pace.usual_tokens
-            usd = (found.context_tokens * spec.price.input + tokens * spec.price.output) / 1e6
+            usd = (found.context_tokens * spec.price.input + request.n * tokens * spec.price.output) / 1e6
             if usd > context.max_cost_usd:
                 return f"would cost about {usd:.6f} USD, more than the {context.max_cost_usd:.6f} that were set"
         return None

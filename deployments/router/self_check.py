@@ -30,6 +30,7 @@ def self_check(request: ChatRequest, answer: str) -> ChatRequest:
         logprobs=True,
         top_logprobs=10,
         stream=True,
+        chat_template_kwargs={"enable_thinking": False},
     )
 
 
