@@ -114,6 +114,7 @@ async def _answer(socket: WebSocket, message: str, inbox: Inbox, limits: Limits,
         chat = ChatRequest.model_validate_json(message)
         if len(chat.messages) > limits.messages:
             raise invalid(f"messages holds more than {limits.messages} messages", param="messages")
+        context = request_context(socket)
     except ValidationError as error:
         problem = error.errors()[0]
         await socket.send_json(invalid(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}").body())
@@ -121,7 +122,7 @@ async def _answer(socket: WebSocket, message: str, inbox: Inbox, limits: Limits,
     except ChatError as error:
         await socket.send_json(error.body())
         return
-    stream = open_stream(chat, request_context(socket))
+    stream = open_stream(chat, context)
     inbox.cancelled.clear()
     try:
         if await inbox.unless_gone(_send_until(socket, stream, inbox.cancelled)):

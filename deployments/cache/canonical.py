@@ -44,7 +44,13 @@ def cache_keys(request: ChatRequest, context: RequestContext, rules: CacheRules)
     fields = {key: value for key, value in request.model_dump(exclude_none=True).items() if key not in _IRRELEVANT}
     fields["max_tokens"] = request.token_limit
     # The asking key is part of every cache key: nobody is served from what someone else was told.
-    scope = {"version": VERSION, "scope": context.key_id, "device": context.device}
+    # Who asks for the best is not served what thrift was given.
+    scope = {
+        "version": VERSION,
+        "scope": context.key_id,
+        "device": context.device,
+        "preference": context.preference,
+    }
     exact = _digest({**scope, **fields})
     query = text_of(request.messages[-1].get("content"))
     if not _semantically_eligible(request, query):

@@ -17,9 +17,6 @@ from deployments.serving import deployment
 
 logger = logging.getLogger("ray.serve")
 
-QUERY_CHARS = 20_000
-"""The rules read this much of each end of a message: patterns over megabytes would hold up the loop."""
-
 
 @deployment
 class Classifier:
@@ -31,7 +28,7 @@ class Classifier:
 
     async def classify(self, request: ChatRequest) -> Classification:
         """Classify a request."""
-        return self._layers.read(request, [_shortened(message) for message in request.messages])
+        return self._layers.read(request)
 
 
 def learned_at(path: Path) -> Learned | None:
@@ -43,10 +40,3 @@ def learned_at(path: Path) -> Learned | None:
     except (ArtifactError, OSError) as error:
         logger.warning("what was learned is not used: %s", error)
         return None
-
-
-def _shortened(message: dict[str, Any]) -> dict[str, Any]:
-    content = message.get("content")
-    if isinstance(content, str) and len(content) > 2 * QUERY_CHARS:
-        return {**message, "content": content[:QUERY_CHARS] + content[-QUERY_CHARS:]}
-    return message

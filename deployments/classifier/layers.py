@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
-from typing import Any, Protocol
+from typing import Protocol
 
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
@@ -92,17 +92,16 @@ class Layers:
         self._seen: dict[str, int] = {}
         self._rests: dict[str, int] = {}
 
-    def read(self, request: ChatRequest, messages: Sequence[dict[str, Any]]) -> Classification:
-        """Classify. `messages`: the request's, with long ones shortened."""
-        found = classify(messages, self._routing)
+    def read(self, request: ChatRequest) -> Classification:
+        """Classify."""
+        found = classify(request.messages, self._routing)
         spent: dict[str, float] = {}
-        read = request.model_copy(update={"messages": list(messages)})
         for layer in self.layers:
             if self._rests.get(layer.name, 0):
                 self._rests[layer.name] -= 1
                 continue
             started = self._clock()
-            found = layer.read(read, found)
+            found = layer.read(request, found)
             spent[layer.name] = round((self._clock() - started) * 1e3, 3)
             self._note(layer, spent[layer.name])
         return replace(found, spent_ms=spent)

@@ -13,6 +13,9 @@ from typing import Any
 
 from configs.routing import LEVELS, Level, Routing, Signal, Task, Thresholds
 
+QUERY_CHARS = 20_000
+"""The rules read this much of each end of a question: patterns over megabytes would hold up the loop."""
+
 CHARS_PER_TOKEN = 4
 THINKING = ":thinking"
 """Outcomes of a variant while it thinks are those of the model `NAME:thinking`."""
@@ -50,6 +53,8 @@ class Classification:
 def classify(messages: Sequence[Mapping[str, Any]], routing: Routing) -> Classification:
     """Classify a conversation by its last user message and its length."""
     query = last_user_text(messages)
+    if len(query) > 2 * QUERY_CHARS:
+        query = query[:QUERY_CHARS] + query[-QUERY_CHARS:]
     conversation = sum(len(text_of(message.get("content"))) for message in messages)
     tokens = conversation // CHARS_PER_TOKEN
     lowered = query.lower()

@@ -104,17 +104,20 @@ class QueryRecord:
         if progress.first_token is not None:
             self.ttft_ms = round((progress.first_token - self.at) * 1e3, 3)
         self.finish_reason = progress.finish_reason
-        if progress.usage is None:
+        if progress.usage is not None:
+            self.prompt_tokens = progress.usage.prompt_tokens
+            self.completion_tokens = progress.usage.completion_tokens
+            details = progress.usage.prompt_tokens_details
+            self.cached_tokens = (details.cached_tokens or 0) if details else 0
+        if self.cache in ("exact", "semantic"):
             return
-        self.prompt_tokens = progress.usage.prompt_tokens
-        self.completion_tokens = progress.usage.completion_tokens
-        details = progress.usage.prompt_tokens_details
-        self.cached_tokens = (details.cached_tokens or 0) if details else 0
-        if self.variant in catalog.variants and self.cache not in ("exact", "semantic"):
-            self.cost_usd = self._cost(self.variant, self.completion_tokens, catalog)
-            # Who was asked in vain has cost something too.
-            for attempt in self.trace.get("attempts", ())[:-1]:
-                self.cost_usd += self._cost(attempt["variant"], attempt["tokens"], catalog)
+        # Who was asked in vain has cost something too; what the client has of them is in the answer's tokens.
+        before = self.trace.get("attempts", ())[:-1]
+        own = self.completion_tokens - sum(attempt["tokens"] for attempt in before if attempt["heard"])
+        spent = [(self.variant, max(0, own)), *((attempt["variant"], attempt["tokens"]) for attempt in before)]
+        self.cost_usd = sum(
+            self._cost(name, tokens, catalog) for name, tokens in spent if name in catalog.variants
+        )
 
     def _cost(self, variant: str, completion_tokens: int, catalog: Catalog) -> float:
         price = catalog.variants[variant].price

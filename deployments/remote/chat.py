@@ -36,6 +36,7 @@ READ_SECONDS = 600.0
 """The Router gives up earlier; this ends what nobody waits for any more."""
 
 LONGEST_LINE = 4 * 2**20
+LONGEST_REFUSAL = 64 * 2**10
 _AS_GIVEN = (
     "temperature",
     "top_p",
@@ -65,16 +66,21 @@ class RemoteChat:
         """Stream the answer. Raises `ChatError`."""
         url = f"{self._where.base_url.rstrip('/')}/chat/completions"
         body, headers = fields_for(request, self._spec), _headers(self._where)
+        finished = False
         try:
             async with self._client.stream("POST", url, json=body, headers=headers) as response:
                 if response.status_code != 200:
-                    await response.aread()
-                    raise self._refused(response)
+                    raise self._refused(response.status_code, await _beginning(response))
                 async for chunk in self._chunks(response, request_id):
+                    finished = finished or any(choice.finish_reason for choice in chunk.choices)
                     yield [chunk]
+            if not finished:
+                raise self._broken(STREAM_CUT, "broke off before its end")
         except httpx.ConnectError as error:
             raise engine_gone(self._name) from error
         except httpx.HTTPError as error:
+            if finished:
+                return  # All of it was there.
             raise self._broken(STREAM_CUT, f"broke off ({type(error).__name__})") from error
 
     async def _chunks(
@@ -91,7 +97,6 @@ class RemoteChat:
                     return
                 if line.startswith("data:"):
                     yield self._chunk(data, request_id)
-        raise self._broken(STREAM_CUT, "broke off before its end")
 
     def _chunk(self, data: str, request_id: str) -> ChatCompletionChunk:
         try:
@@ -104,21 +109,21 @@ class RemoteChat:
         except (ValueError, TypeError, ValidationError) as error:
             raise self._broken(MALFORMED, "sent what is no chunk of an answer") from error
 
-    def _refused(self, response: httpx.Response) -> ChatError:
+    def _refused(self, status: int, said: bytes) -> ChatError:
         """A status in the contract's terms."""
         try:
-            error = response.json()["error"]
+            error = json.loads(said)["error"]
             message, code = str(error.get("message", ""))[:500], error.get("code")
         except (ValueError, KeyError, TypeError, AttributeError):
-            message, code = response.text[:200], None
-        logger.warning("remote variant %s answered %s: %s", self._name, response.status_code, message)
-        if response.status_code == 429:
+            message, code = said[:200].decode("utf-8", "replace"), None
+        logger.warning("remote variant %s answered %s: %s", self._name, status, message)
+        if status == 429:
             return queue_full(5.0)
         if code == TOO_LONG:
             return invalid(message, param="messages", code=TOO_LONG)
         if code in ("content_filter", "content_policy_violation"):
             return self._broken("content_filter", "refused the content")
-        if response.status_code in (400, 422):
+        if status in (400, 422):
             return invalid(f"{self._name}: {message}")
         return engine_gone(self._name)
 
@@ -127,6 +132,16 @@ class RemoteChat:
 
     async def close(self) -> None:
         await self._client.aclose()
+
+
+async def _beginning(response: httpx.Response) -> bytes:
+    """Of a refusal, as much as an error can take."""
+    said = b""
+    async for part in response.aiter_bytes():
+        said += part
+        if len(said) > LONGEST_REFUSAL:
+            break
+    return said[:LONGEST_REFUSAL]
 
 
 def fields_for(request: ChatRequest, spec: VariantSpec) -> dict[str, Any]:

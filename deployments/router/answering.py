@@ -86,7 +86,7 @@ class _Asked:
         counted = len(self.confidence.answer) + len(self.confidence.thought)
         ms = round((time.monotonic() - self.started) * 1e3, 1)
         sure = None if self.sure is None else round(self.sure, 4)
-        return Attempt(self.variant, outcome, counted or self.pieces, ms, sure)
+        return Attempt(self.variant, outcome, counted or self.pieces, ms, sure, self.committed)
 
 
 class Answering:
@@ -247,7 +247,8 @@ class Answering:
     def _verdict(self, asked: _Asked, chunks: Chunks) -> str:
         ended = any(choice.finish_reason for chunk in chunks for choice in chunk.choices)
         if asked.judge is None:
-            return "accept" if ended or asked.pieces else "wait"
+            # Who does not stream has nothing until the end: what breaks before can be asked anew.
+            return "accept" if ended or (asked.pieces and self._plan.request.stream) else "wait"
         verdict, sure = asked.judge.verdict(asked.confidence, whole=ended, streams=self._plan.request.stream)
         asked.sure = asked.sure if sure is None else sure
         if verdict == "escalate":

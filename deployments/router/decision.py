@@ -32,6 +32,8 @@ class Attempt:
     tokens: int
     ms: float
     confidence: float | None = None
+    heard: bool = False
+    """Whether the client has what it said, or a part of it."""
 
 
 @dataclass(frozen=True)

@@ -103,11 +103,6 @@ class Variants:
                     yield chunks
             return
         async with aclosing(self._ask(self._chats[variant], variant, request, context)) as steps:
-            if variant in self._nodes and not request.stream:
-                # Who waits for the whole answer has heard nothing until then: if its machine leaves meanwhile,
-                # another variant can give it.
-                yield [chunk async for chunks in steps for chunk in chunks]
-                return
             async for chunks in steps:
                 yield chunks
 

@@ -258,6 +258,65 @@ async def test_when_the_larger_one_fails_the_unsure_one_is_better_than_nobody() 
     assert got.text == "a " * 20
 
 
+async def test_a_larger_one_that_is_busy_leaves_the_unsure_answer() -> None:
+    made = group(("small",))(small=answer("small", words(20, UNSURE, "a ")), large=[queue_full(1.0)])
+    made.says["small"].append(answer("small", words(20, UNSURE, "a ")))
+
+    async def nobody(cause: Cause, name: str, tried: dict[str, int]) -> str | None:
+        return None
+
+    plan = Plan(**{**made.plan().__dict__, "instead": nobody})
+    chunks = [chunk async for item in Answering(plan).run("small") if isinstance(item, list) for chunk in item]
+    assert fold(chunks).choices[0].message.content == "a " * 20
+
+
+async def test_where_nobody_is_left_to_take_over_an_unsure_answer_stands() -> None:
+    made = group(("small",))(small=answer("small", words(20, UNSURE, "a ")), large=[])
+    asked: list[str] = []
+
+    def larger(name: str) -> str | None:
+        asked.append(name)
+        return "large" if len(asked) == 1 else None
+
+    plan = Plan(**{**made.plan().__dict__, "larger": larger})
+    chunks = [chunk async for item in Answering(plan).run("small") if isinstance(item, list) for chunk in item]
+    assert fold(chunks).choices[0].message.content == "a " * 20
+
+
+async def test_who_does_not_stream_has_nothing_to_go_on_with() -> None:
+    made = group(stream=False)(
+        small=[*answer("small", words(3, SURE), None), engine_gone("small")],
+        large=answer("large", words(2, SURE, "y")),
+    )
+    got = await run(made)
+    assert got.text == "yy", "asked anew, not continued"
+
+
+async def test_an_end_that_says_who_speaks_is_an_end_all_the_same() -> None:
+    builder = ChunkBuilder("r", "small")
+    end = builder.delta(0, role="assistant", content="", finish_reason="length")
+    made = group()(small=[*answer("small", words(3, SURE), None), [end]])
+    assert fold((await run(made)).chunks).choices[0].finish_reason == "length"
+
+
+async def test_calls_and_thoughts_are_not_gone_on_with() -> None:
+    builder = ChunkBuilder("r", "small")
+    made = group()(
+        small=[[builder.delta(0, reasoning="hm")], engine_gone("small")], large=answer("large", words(1, SURE))
+    )
+    with pytest.raises(ChatError):
+        await run(made)
+
+
+async def test_a_limit_holds_for_both_parts() -> None:
+    made = group()(
+        small=[*answer("small", words(3, SURE), None), engine_gone("small")], large=answer("large", words(1, SURE))
+    )
+    made.request.max_tokens = 10
+    await run(made)
+    assert made.asked[1][1].token_limit == 7
+
+
 async def test_one_that_cannot_go_on_is_passed_over() -> None:
     made = group()(
         small=answer("small", words(3, SURE), None),

@@ -206,7 +206,7 @@ def test_a_layer_that_keeps_missing_its_budget_rests() -> None:
     layers = Layers(load_routing(), None, lambda: now[0])
     layers.layers = [Slow()]
     request = ChatRequest(messages=[{"role": "user", "content": "hi"}])
-    read = [layers.read(request, request.messages) for _ in range(200)]
+    read = [layers.read(request) for _ in range(200)]
     slow = [found.language == "slow" for found in read]
     assert all(slow[:5])
     assert slow.count(False) >= REST_REQUESTS
@@ -217,9 +217,9 @@ def test_whether_to_think_follows_from_outcomes_or_from_the_task() -> None:
     layers = Layers(load_routing(), None)
     hard = "Prove step by step that the sum of 1 + 2 + 3 is 6. Why? Explain why, derive it, compare, evaluate." * 3
     request = ChatRequest(messages=[{"role": "user", "content": hard}])
-    assert layers.read(request, request.messages).think
+    assert layers.read(request).think
     easy = ChatRequest(messages=[{"role": "user", "content": "hi"}])
-    assert not layers.read(easy, easy.messages).think
+    assert not layers.read(easy).think
     thinking = layers.layers[-1]
     found = Classification(0.1, "trivial", "chat", correct={"v": 0.5, "v:thinking": 0.7})
     assert thinking.read(easy, found).think
