@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
 from sklearn.model_selection import KFold
+from threadpoolctl import threadpool_limits
 
 from deployments.classifier.measures import auroc, expected_calibration_error
 from deployments.classifier.training import TooLittle, calibration
@@ -25,7 +26,7 @@ from deployments.router.confidence import Signals, signals_of
 
 LEAST_ANSWERS = 50
 LEAST_OF_FAMILY = 25
-STRENGTHS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0)
 """Inverses of the regularization, scikit-learn's C: by cross-validated likelihood, since families need what few
 labels cannot carry."""
 
@@ -60,7 +61,9 @@ def calibrate(
     for name, labelled in answers.items():
         if len(labelled) < LEAST_ANSWERS:
             raise TooLittle(f"{name}: {len(labelled)} labelled answers are too few; {LEAST_ANSWERS} are the least")
-    fitted = {name: _fit(labelled, folds, seed, checkpoints) for name, labelled in answers.items()}
+    # Thousands of small fits: threads would only wait for each other, on a busy machine for minutes.
+    with threadpool_limits(1):
+        fitted = {name: _fit(labelled, folds, seed, checkpoints) for name, labelled in answers.items()}
     digest = hashlib.sha256()
     for name, labelled in answers.items():
         for one in labelled:

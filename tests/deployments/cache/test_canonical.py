@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -154,3 +155,9 @@ def test_exact_keys_are_equal_just_when_content_and_asker_are(a: Any, b: Any, as
     one = some(keys({"role": "user", "content": a}, context=RequestContext("1", key_id=asker)))
     two = some(keys({"role": "user", "content": b}, context=RequestContext("2", key_id=other)))
     assert (one.exact == two.exact) == ((a, asker) == (b, other))
+
+
+def test_who_asks_for_the_best_is_not_served_what_thrift_was_given() -> None:
+    thrift, best = (some(keys(context=replace(CONTEXT, preference=name))) for name in ("economy", "best"))
+    assert thrift.exact != best.exact
+    assert thrift.fingerprint != best.fingerprint

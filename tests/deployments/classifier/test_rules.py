@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -120,3 +121,27 @@ def test_the_last_user_text_is_found_behind_other_roles() -> None:
     ]
     assert last_user_text(messages) == "two"
     assert last_user_text([{"role": "system", "content": "x"}]) == ""
+
+
+@pytest.mark.parametrize(
+    "text", ["\n" * 200_000, " " * 200_000, "A." * 100_000, "A. x\n" * 40_000, "- " * 100_000]
+)
+def test_no_question_holds_up_the_loop(text: str) -> None:
+    # A pattern that backtracks took minutes for these; a second is plenty on the slowest machine.
+    started = time.process_time()
+    classify([{"role": "user", "content": text}], ROUTING)
+    assert time.process_time() - started < 1
+
+
+@pytest.mark.parametrize(
+    ("query", "task"),
+    [
+        ("Which is a fruit?\nA. a car\nB. an apple\nAnswer with the letter.", "choice"),
+        ("How many apples are 3 + 4?", "maths"),
+        ("Summarize this letter: Dear Ann", "extraction"),
+        ("Why is the sky blue?", "reasoning"),
+        ("Hello there", "chat"),
+    ],
+)
+def test_task_families(query: str, task: str) -> None:
+    assert classify([{"role": "user", "content": query}], ROUTING).task == task

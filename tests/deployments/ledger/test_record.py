@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -10,7 +11,7 @@ from deployments.chunks import ChunkBuilder, token_usage
 from deployments.contract import ChatRequest, RequestContext
 from deployments.ledger.record import QUERY_CHARS, Progress, QueryRecord
 from deployments.ledger.store import COLUMNS
-from deployments.router.decision import Candidate, Routed, RouteDecision
+from deployments.router.decision import Attempt, Candidate, Routed, RouteDecision
 
 CATALOG = load_catalog()
 DECISION = RouteDecision(
@@ -97,3 +98,32 @@ def test_a_failure_keeps_its_status_and_a_bounded_reason() -> None:
     assert record.error is not None
     assert len(record.error) == QUERY_CHARS
     assert record.latency_ms >= 2000
+
+
+def test_who_was_asked_in_vain_costs_something_and_who_was_heard_is_counted_once() -> None:
+    small, large = (CATALOG.variants[name].price for name in ("qwen3-4b", "qwen3-8b"))
+    progress = Progress(time.time())
+    progress.usage = token_usage(100, 50)
+
+    def cost(*attempts: Attempt) -> float:
+        record = begun()
+        record.route(replace(DECISION, attempts=attempts), "miss", None)
+        record.finish(progress, CATALOG)
+        return record.cost_usd * 1e6
+
+    answered = Attempt("qwen3-8b", "answered", 50, 1.0, heard=True)
+    alone = 100 * large.input + 50 * large.output
+    assert cost(answered) == pytest.approx(alone)
+    vain = Attempt("qwen3-4b", "escalated", 30, 1.0)
+    assert cost(vain, answered) == pytest.approx(alone + 100 * small.input + 30 * small.output)
+    begun_by = Attempt("qwen3-4b", "cut", 30, 1.0, heard=True)
+    both = 100 * (large.input + small.input) + 30 * small.output + 20 * large.output
+    assert cost(begun_by, answered) == pytest.approx(both)
+
+
+def test_what_was_asked_before_a_client_left_costs_too() -> None:
+    record = begun()
+    vain = Attempt("qwen3-4b", "escalated", 30, 1.0)
+    record.route(replace(DECISION, attempts=(vain, vain)), "miss", None)
+    record.finish(Progress(time.time()), CATALOG)
+    assert record.cost_usd * 1e6 == pytest.approx(30 * CATALOG.variants["qwen3-4b"].price.output)

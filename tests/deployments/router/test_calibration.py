@@ -16,7 +16,13 @@ from deployments.chunks import ChunkBuilder
 from deployments.classifier.measures import expected_calibration_error
 from deployments.classifier.training import TooLittle
 from deployments.router.calibrating import Answered, calibrate
-from deployments.router.calibration import Calibration, CalibrationError, load_calibration
+from deployments.router.calibration import (
+    Calibration,
+    CalibrationError,
+    Evidence,
+    joint_threshold,
+    load_calibration,
+)
 from deployments.router.confidence import Confidence, margin_of, signals_of
 from deployments.router.escalation import Judges
 
@@ -186,6 +192,25 @@ def test_a_judge_waits_gives_up_accepts_and_escalates(found: Calibration) -> Non
     assert judge.verdict(seen(16, -2.0), whole=False)[0] == "escalate"
     assert judge.verdict(seen(3, -0.01), whole=True)[0] == "accept"
     assert judge.verdict(seen(0, 0), whole=True)[0] == "escalate"
+
+
+def test_a_sorted_log_is_bounded_as_a_shuffled_one() -> None:
+    easy, hard = np.ones(300), (np.random.default_rng(0).random(700) < 0.7).astype(float)
+    ok = np.concatenate([easy, hard])
+    evidence = Evidence(np.full((1, 1000), 0.9), ok, np.ones(1000), "q")
+    found = joint_threshold([(evidence.scores[0], evidence)], Target(quality=0.95))
+    assert found.never, "0.79 of the quality is not 0.95, whatever comes first"
+
+
+def test_without_labels_of_parts_nothing_is_judged_before_it_is_whole() -> None:
+    whole = calibrate({"small": labelled(300)}, checkpoints=())
+    judge = Judges(whole, RULES).of("small", None, None)
+    assert judge is not None
+    confidence = Confidence()
+    for _ in range(200):
+        confidence.answer.add(-0.01, 0.99)
+    assert judge.verdict(confidence, whole=False) == ("wait", None)
+    assert judge.verdict(confidence, whole=True)[0] == "accept"
 
 
 def test_targets_are_one_of_two() -> None:
