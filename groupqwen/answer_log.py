@@ -18,7 +18,7 @@ import numpy.typing as npt
 from configs.routing import load_routing
 from deployments.classifier.rules import classify
 from deployments.router.calibrating import Answered
-from deployments.router.confidence import Signals
+from deployments.router.confidence import Signals, signals_of
 from groupqwen.outcomes import RIGHT, OutcomesError, rows_of
 
 Values = npt.NDArray[np.float64]
@@ -138,5 +138,9 @@ def _numbers(value: Any) -> list[float]:
 
 
 def _answered(question: str, group: str, row: Mapping[str, Any]) -> Answered:
-    signals = Signals(row["mean_logprob"], row["margin"], row["low_logprob"], row["tokens"])
+    # Where its tokens are there, they are what the Router would see: a count that holds an end token is another
+    # one.
+    signals = signals_of(row["logprobs"], row["margins"]) or Signals(
+        row["mean_logprob"], row["margin"], row["low_logprob"], row["tokens"]
+    )
     return Answered(question, signals, row["ok"] > 0.5, group, row["logprobs"], row["margins"])

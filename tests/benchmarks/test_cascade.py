@@ -52,6 +52,15 @@ def test_a_log_is_read_with_the_cheapest_first(tmp_path: Path) -> None:
     assert read_log(tmp_path / "log.jsonl", ["large", "small"]).models == ["large", "small"]
 
 
+def test_tokens_are_counted_as_the_router_counts_them(tmp_path: Path) -> None:
+    row = {"question": "q", "correct": 1, "mean_logprob": -9, "margin": 0, "cost": 1, "latency": 1, "tokens": 3}
+    kept = {"logprobs": [-0.1, -0.3], "margins": [0.9, 0.5]}
+    path = tmp_path / "log.jsonl"
+    path.write_text("\n".join(json.dumps({**row, **kept, "model": model}) for model in "ab"))
+    signals = read_log(path).answers["a"][0].signals
+    assert (signals.tokens, signals.mean_logprob) == (2, pytest.approx(-0.2)), "without the end token"
+
+
 def test_csv_is_read_as_well_and_names_may_have_blanks(tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
     rows = [f"{question},{model},1,-0.1,0.9,{cost},1" for question in "ab" for model, cost in (("x", 2), ("y", 1))]
