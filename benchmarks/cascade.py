@@ -78,6 +78,7 @@ def main(path: Path, target: Target, tiers: Sequence[str], plots: Path | None) -
     held, policies, promises = replay(log, target, learns)
     report(log, policies, target)
     _calibration_table(log, held)
+    _curve_table(log, held)
     _promise_table(log, target, promises)
     if plots is not None:
         from benchmarks.plots import cascade_plots
@@ -311,6 +312,16 @@ def _calibration_table(log: Log, held: Held) -> None:
         ["model", "right", "exp(mean log-probability)", "calibrated"],
         rows,
     )
+
+
+def _curve_table(log: Log, held: Held) -> None:
+    """What any threshold could have done, chosen in hindsight: no promise goes with it."""
+    goal = 0.95 * float(log.ok[log.models[-1]].mean())
+    rows = []
+    for name, points in curves(log, held).items():
+        enough = [cost for cost, right in points if right >= goal]
+        rows.append([name, f"{min(enough):.2f}" if enough else "never"])
+    show("The least cost with 95 % of the last one's quality, along each curve", ["policy", "cost ÷ its"], rows)
 
 
 def _promise_table(log: Log, target: Target, promises: Sequence[Threshold]) -> None:

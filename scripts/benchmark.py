@@ -1,6 +1,8 @@
 """Measurements beside what people would otherwise use: `python scripts/benchmark.py COMMAND --help`."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +14,18 @@ from configs.catalog import load_catalog
 from configs.home import home
 
 app = typer.Typer(help=__doc__, no_args_is_help=True)
+
+
+@contextmanager
+def told(option: str) -> Iterator[None]:
+    """What is wrong with a file is one line, with what to do."""
+    from deployments.classifier.training import TooLittle
+    from groupqwen.outcomes import OutcomesError
+
+    try:
+        yield
+    except (OutcomesError, TooLittle) as error:
+        raise typer.BadParameter(f"{error} (docs/EVALUATION.md says what is read)", param_hint=option) from error
 
 
 @app.command()
@@ -87,10 +101,11 @@ def routing(
     (docs/EVALUATION.md)."""
     from benchmarks.routing import main, own_families, own_outcomes
 
-    if outcomes is not None:
-        own_outcomes(outcomes)
-    if families is not None:
-        own_families(families)
+    with told("--outcomes" if outcomes else "--families"):
+        if outcomes is not None:
+            own_outcomes(outcomes)
+        if families is not None:
+            own_families(families)
     if outcomes is None and families is None:
         main()
 
@@ -126,10 +141,11 @@ def cascade(
         accepted_wrong = 0.05
     target = Target(quality=quality, accepted_wrong=accepted_wrong, confidence=confidence)
     path = log or recorded()
-    if live:
-        run_live(path, target, questions)
-    else:
-        main(path, target, [name for name in tiers.split(",") if name], plots)
+    with told("--log"):
+        if live:
+            run_live(path, target, questions)
+        else:
+            main(path, target, [name for name in tiers.split(",") if name], plots)
 
 
 if __name__ == "__main__":

@@ -86,7 +86,12 @@ class _Asked:
         counted = len(self.confidence.answer) + len(self.confidence.thought)
         ms = round((time.monotonic() - self.started) * 1e3, 1)
         sure = None if self.sure is None else round(self.sure, 4)
-        return Attempt(self.variant, outcome, counted or self.pieces, ms, sure, self.committed)
+        return Attempt(self.variant, outcome, counted or self.pieces, ms, sure, self.heard)
+
+    @property
+    def heard(self) -> bool:
+        """Whether the client has some of its answer, and not only that there will be one."""
+        return self.committed and self.pieces > 0
 
 
 class Answering:
@@ -100,7 +105,7 @@ class Answering:
         self._escalations = 0
         self._why: str | None = None
         self._said: list[str] = []
-        self._sent = False
+        self._sent = self._begun_before = False
         self._open = False
         """Whether the client has a part of an answer that someone must go on with: what was `_said`."""
         self._plain = True
@@ -149,7 +154,7 @@ class Answering:
 
     def _ends(self, asked: _Asked, outcome: str) -> None:
         self._attempts.append(asked.attempt(outcome))
-        if asked.committed:
+        if asked.heard:
             self._spoken.append(self._attempts[-1])
 
     def _judge(self, variant: str) -> Judge | None:
@@ -203,6 +208,7 @@ class Answering:
         self, asked: _Asked, steps: AsyncGenerator[Chunks, None]
     ) -> AsyncGenerator[Committed | Chunks, None]:
         """One variant's answer, until it ends or a larger one should take over (its attempt says which)."""
+        self._begun_before = self._sent
         corrects = False
         tail: Chunks = []
         async for chunks in steps:
@@ -247,8 +253,9 @@ class Answering:
     def _verdict(self, asked: _Asked, chunks: Chunks) -> str:
         ended = any(choice.finish_reason for chunk in chunks for choice in chunk.choices)
         if asked.judge is None:
-            # Who does not stream has nothing until the end: what breaks before can be asked anew.
-            return "accept" if ended or (asked.pieces and self._plan.request.stream) else "wait"
+            # A stream begins as soon as the variant has accepted the request, long before its first token; until
+            # there is one, another can still take its place. Who does not stream has nothing until the end.
+            return "accept" if ended or self._plan.request.stream else "wait"
         verdict, sure = asked.judge.verdict(asked.confidence, whole=ended, streams=self._plan.request.stream)
         asked.sure = asked.sure if sure is None else sure
         if verdict == "escalate":
@@ -308,14 +315,15 @@ class Answering:
         """What the client gets of it: of an answer that goes on, no second beginning; logprobs where it asked."""
         sent = []
         for chunk in chunks:
-            if self._spoken and _only_begins(chunk):
+            if self._begun_before and _only_begins(chunk):
                 continue
             if chunk.usage is not None and self._spoken:
                 chunk = chunk.model_copy(update={"usage": _added(chunk.usage, self._spoken)})
             kept = as_asked(chunk, self._plan.request)
             if kept is not None:
                 sent.append(kept)
-                self._sent = self._open = True
+                self._sent = True
+                self._open = self._open or has_content(kept)
                 self._plain = self._plain and not any(map(_is_more_than_text, kept.choices))
                 self._said += [choice.delta.content or "" for choice in kept.choices if choice.index == 0]
         return sent
