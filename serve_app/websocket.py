@@ -111,7 +111,8 @@ async def _answer(socket: WebSocket, message: str, inbox: Inbox, limits: Limits,
     try:
         if len(message) > limits.body_bytes:
             raise invalid("The message is too large.")
-        chat = ChatRequest.model_validate_json(message)
+        # Whatever it says: on a socket every answer streams.
+        chat = ChatRequest.model_validate_json(message).model_copy(update={"stream": True})
         if len(chat.messages) > limits.messages:
             raise invalid(f"messages holds more than {limits.messages} messages", param="messages")
         context = request_context(socket)

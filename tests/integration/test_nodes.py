@@ -161,7 +161,7 @@ def test_it_is_killed_under_load_and_nothing_is_lost_silently(
     assert ended.total() == 30
     assert set(ended) <= {f"answered by {SMALL}", f"answered by {THERE}", "whole stream", "error event"}
     assert ended[f"answered by {SMALL}"] > 0, "who had heard nothing was answered by another"
-    assert ended["error event"] > 0, "who had heard something was told"
+    assert ended["whole stream"] > 0, "who had heard something heard the rest from another, or was told"
 
 
 def test_it_comes_back_without_anyones_help(head: Stack, node: subprocess.Popen[str]) -> None:

@@ -26,6 +26,7 @@ RUN_ELSEWHERE = {
     "groupqwen router train": "the same",
     "groupqwen router train --from ledger": "test_streams, from what was said there",
     "groupqwen router calibrate --from answers.jsonl": "tests/groupqwen/test_router_command, from such a log",
+    "groupqwen router calibrate": "the same",
     "groupqwen router report": "tests/groupqwen/test_router_command and test_streams",
     "groupqwen keys prefer KEY economy": "tests/groupqwen/test_router_command",
     "groupqwen chat": "a conversation: run below with a question on standard input",
