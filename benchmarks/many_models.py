@@ -89,7 +89,7 @@ def _many_table(names: list[str], right: dict[str, Values], cost: dict[str, Valu
     always = [(float(ok[k].mean()), float(price[k].mean())) for k in range(len(names))]
     single = min((one for one in always if one[0] >= 0.95 * most), key=lambda one: one[1])
     smaller = min(range(len(names)), key=lambda k: abs(always[k][1] - full / 4))
-    mixed = _mixture(always, 0.95 * most)
+    mixed = mixture(always, 0.95 * most)
     cheapest_right = np.where(ok > 0.5, price, np.inf)
     solvable = np.isfinite(cheapest_right).any(axis=0)
     oracle_cost = np.where(solvable, np.where(solvable, cheapest_right.min(axis=0), 0), price.min(axis=0))
@@ -111,7 +111,7 @@ def _many_table(names: list[str], right: dict[str, Values], cost: dict[str, Valu
     )
 
 
-def _mixture(always: list[tuple[float, float]], goal: float) -> float:
+def mixture(always: list[tuple[float, float]], goal: float) -> float:
     """The least cost at which two models, drawn at random for each question, reach the goal."""
     found = []
     for quality_a, cost_a in always:

@@ -16,7 +16,7 @@ import numpy as np
 from benchmarks.machine import machine
 
 if TYPE_CHECKING:
-    from benchmarks.cascade import Held, Policy
+    from benchmarks.replay import Held, Policy
     from groupqwen.answer_log import Log
 
 SIZE = (7.0, 4.5)

@@ -36,7 +36,6 @@ class Log:
     ok: Mapping[str, Values]
     cost: Mapping[str, Values]
     latency: Mapping[str, Values]
-    first: Mapping[str, Values]
     answers: Mapping[str, Sequence[Answered]] = field(default_factory=dict)
 
     def labelled(self, model: str, rows: npt.NDArray[np.intp], priors: Values | None = None) -> list[Answered]:
@@ -93,7 +92,6 @@ def read_log(path: Path, tiers: Sequence[str] = ()) -> Log:
         {model: column(model, "ok") for model in models},
         cost,
         latency,
-        {model: column(model, "first") for model in models},
         answers,
     )
 
@@ -102,8 +100,10 @@ def _parsed(path: Path, line: int, row: Mapping[str, Any]) -> dict[str, Any]:
     ok = RIGHT.get(str(row.get("correct")).strip().lower())
     if ok is None:
         raise OutcomesError(f"{path}, line {line}: `correct` must be 0 or 1")
-    latency = _number(path, line, row, ("latency", "latency_s"), 0.0)
     mean = _number(path, line, row, ALIASES["mean_logprob"], None)
+    logprobs, margins = (_numbers(path, line, row, name) for name in ("logprobs", "margins"))
+    if len(logprobs) != len(margins):
+        raise OutcomesError(f"{path}, line {line}: {len(logprobs)} `logprobs` have {len(margins)} `margins`")
     return {
         "ok": ok,
         "mean_logprob": mean,
@@ -111,11 +111,10 @@ def _parsed(path: Path, line: int, row: Mapping[str, Any]) -> dict[str, Any]:
         "low_logprob": _number(path, line, row, ("low_logprob",), mean),
         "margin": _number(path, line, row, ALIASES["margin"], 0.0),
         "cost": _number(path, line, row, ("cost", "cost_usd"), None),
-        "latency": latency,
-        "first": _number(path, line, row, ("first",), latency),
+        "latency": _number(path, line, row, ("latency", "latency_s"), 0.0),
         "tokens": int(_number(path, line, row, ("tokens",), 0.0)),
-        "logprobs": _numbers(row.get("logprobs")),
-        "margins": _numbers(row.get("margins")),
+        "logprobs": logprobs,
+        "margins": margins,
     }
 
 
@@ -130,11 +129,13 @@ def _number(path: Path, line: int, row: Mapping[str, Any], names: Sequence[str],
     return value
 
 
-def _numbers(value: Any) -> list[float]:
+def _numbers(path: Path, line: int, row: Mapping[str, Any], name: str) -> list[float]:
     """A list, or JSON of one (in CSV); empty where there is none."""
-    if isinstance(value, str):
-        value = json.loads(value) if value else []
-    return [float(one) for one in value or []]
+    value = row.get(name) or []
+    try:
+        return [float(one) for one in (json.loads(value) if isinstance(value, str) else value)]
+    except (TypeError, ValueError) as error:
+        raise OutcomesError(f"{path}, line {line}: `{name}` must be a list of numbers") from error
 
 
 def _answered(question: str, group: str, row: Mapping[str, Any]) -> Answered:

@@ -52,7 +52,7 @@ class Head:
 @dataclass(frozen=True)
 class Evidence:
     """Labelled answers of one variant. `scores`: heads × answers, by models that have not seen the answer; where
-    an answer is shorter than a checkpoint, the whole answer's. `largest_ok`: whether the next larger variant was
+    an answer is shorter than a checkpoint, the whole answer's. `largest_ok`: whether the largest variant was
     right."""
 
     scores: Values

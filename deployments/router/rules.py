@@ -223,17 +223,10 @@ class Rules:
         """By the reference rules: variants in the order in which they are wanted, each once, with the reason."""
         seen: set[str] = set()
         wanted = list(self._wanted(context, found, wish, preference))
-        if (
-            wish.kind == "auto"
-            and last is not None
-            and last.task == found.task
-            and last.variant in self.catalog.variants
-        ):
-            prior = self.catalog.variants[last.variant].quality.prior
-            if (
-                last.variant in self.profile.variants
-                and prior >= self.catalog.variants[wanted[0][0]].quality.prior
-            ):
+        same = wish.kind == "auto" and last is not None and last.task == found.task
+        if same and last is not None and last.variant in self.profile.variants:
+            stays, first = (self.catalog.variants[name].quality.prior for name in (last.variant, wanted[0][0]))
+            if stays >= first:
                 wanted = [(last.variant, f"the conversation stays with {last.variant}"), *wanted]
         for name, reason in wanted:
             if name not in seen:

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.cascade import Policy, curves, direct, replay
-from benchmarks.many_models import _mixture
+from benchmarks.cascade import curves
+from benchmarks.many_models import mixture
 from benchmarks.questions import _chooses, _last_number, _says, _works
+from benchmarks.replay import Policy, direct, replay
 from benchmarks.sandbox import SandboxMissing, passes
 from configs.escalation import Target
 from groupqwen.answer_log import read_log
@@ -19,6 +20,9 @@ from groupqwen.outcomes import OutcomesError
 
 MODELS = {"small": (1.0, -1.0), "middle": (3.0, 0.0), "large": (9.0, 1.5)}
 """Cost, and log-odds of being right beside the question's ease."""
+
+
+LINE = {"question": "q", "model": "m", "correct": 1, "mean_logprob": -0.1, "margin": 0.5, "cost": 1, "latency": 1}
 
 
 def written(path: Path, count: int = 240) -> Path:
@@ -77,38 +81,22 @@ def test_csv_is_read_as_well_and_names_may_have_blanks(tmp_path: Path) -> None:
         ({"cost": "much"}, "`cost` must be a number"),
         ({"mean_logprob": None}, "`mean_logprob` must be a number"),
         ({"question": ""}, "needs `question` and `model`"),
+        ({"logprobs": "[1,"}, "`logprobs` must be a list of numbers"),
+        ({"logprobs": [-0.1]}, "1 `logprobs` have 0 `margins`"),
     ],
 )
 def test_what_is_wrong_with_a_log_is_said_with_its_line(
     tmp_path: Path, change: dict[str, object], told: str
 ) -> None:
-    row = {
-        "question": "q",
-        "model": "m",
-        "correct": 1,
-        "mean_logprob": -0.1,
-        "margin": 0.5,
-        "cost": 1,
-        "latency": 1,
-    }
     path = tmp_path / "log.jsonl"
-    path.write_text(json.dumps(row) + "\n" + json.dumps({**row, "model": "n", **change}))
+    path.write_text(json.dumps(LINE) + "\n" + json.dumps({**LINE, "model": "n", **change}))
     with pytest.raises(OutcomesError, match="line 2") as raised:
         read_log(path)
     assert told in str(raised.value)
 
 
 def test_one_model_is_no_cascade(tmp_path: Path) -> None:
-    row = {
-        "question": "q",
-        "model": "m",
-        "correct": 1,
-        "mean_logprob": -0.1,
-        "margin": 0.5,
-        "cost": 1,
-        "latency": 1,
-    }
-    (tmp_path / "log.jsonl").write_text(json.dumps(row))
+    (tmp_path / "log.jsonl").write_text(json.dumps(LINE))
     with pytest.raises(OutcomesError, match="two models"):
         read_log(tmp_path / "log.jsonl")
     with pytest.raises(OutcomesError, match="no model x"):
@@ -143,8 +131,8 @@ def test_a_replay_keeps_its_promise_and_the_oracle_is_best(tmp_path: Path) -> No
 
 
 def test_a_mixture_costs_what_its_parts_do() -> None:
-    assert _mixture([(0.5, 1.0), (1.0, 3.0)], 0.75) == pytest.approx(2.0)
-    assert _mixture([(0.8, 1.0), (1.0, 3.0)], 0.75) == pytest.approx(1.0)
+    assert mixture([(0.5, 1.0), (1.0, 3.0)], 0.75) == pytest.approx(2.0)
+    assert mixture([(0.8, 1.0), (1.0, 3.0)], 0.75) == pytest.approx(1.0)
 
 
 # -- judging answers

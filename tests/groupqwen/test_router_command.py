@@ -3,7 +3,6 @@ group."""
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +95,7 @@ def test_the_page_says_what_has_drifted() -> None:
     assert "groupqwen router train" in drawn
     hostile = [{**row, "variant": "<script>x</script>"} for row in said(20)]
     assert "<script>" not in page(None, None, hostile, load_routing())
-    assert math.isfinite(len(page(learn(outcomes_of(said())), None, [], load_routing())))
+    assert "AUROC" in page(learn(outcomes_of(said())), None, [], load_routing())
 
 
 def test_keys_are_listed_and_may_prefer_something(home: Path) -> None:

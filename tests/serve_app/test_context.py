@@ -17,10 +17,9 @@ def context(key_prefers: str | None = None, **headers: str) -> RequestContext:
     state: dict[str, Any] = {
         "key": SimpleNamespace(id="k", preference=key_prefers),
         "request_id": "r",
-        "device": None,
+        "device": "",
     }
     scope = {"type": "http", "headers": named, "state": state}
-    scope["state"]["device"] = ""
     return request_context(Request(scope))
 
 
