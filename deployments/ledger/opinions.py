@@ -7,12 +7,26 @@ import secrets
 import time
 from typing import Any, Literal
 
+from openai.types import CompletionUsage
 from pydantic import BaseModel, ConfigDict, Field
+
+from configs.catalog import Catalog
+from deployments.ledger.record import cost_of
 
 Rating = Literal["up", "down", "regenerate"]
 COLUMNS = {
     "feedback": ("id", "at", "request_id", "key_id", "rating", "correction", "comment"),
-    "shadows": ("id", "at", "request_id", "variant", "other", "agreement"),
+    "shadows": (
+        "id",
+        "at",
+        "request_id",
+        "variant",
+        "other",
+        "agreement",
+        "prompt_tokens",
+        "completion_tokens",
+        "cost_usd",
+    ),
 }
 """By table."""
 
@@ -49,10 +63,14 @@ class Feedback(BaseModel):
         }
 
 
-def shadow_row(request_id: str, variant: str, other: str, agreement: float) -> dict[str, Any]:
-    """For the journal: `variant` has answered, and `other` was asked too."""
+def shadow_row(
+    request_id: str, variant: str, other: str, agreement: float, usage: CompletionUsage | None, catalog: Catalog
+) -> dict[str, Any]:
+    """For the journal: `variant` has answered, and `other` was asked too, which took `usage`."""
+    read, said = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
     agreed = {"variant": variant, "other": other, "agreement": round(agreement, 4)}
-    return {**_identity("shadows"), "request_id": request_id, **agreed}
+    spent = {"prompt_tokens": read, "completion_tokens": said, "cost_usd": cost_of(other, read, said, catalog)}
+    return {**_identity("shadows"), "request_id": request_id, **agreed, **spent}
 
 
 def _identity(table: str) -> dict[str, Any]:

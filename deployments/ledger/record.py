@@ -112,17 +112,20 @@ class QueryRecord:
         if self.cache in ("exact", "semantic"):
             return
         # Who was asked in vain has cost something too; what the client has of them is in the answer's tokens.
-        before = self.trace.get("attempts", ())[:-1]
+        attempts = self.trace.get("attempts", ())
+        before = attempts[:-1]
         own = self.completion_tokens - sum(attempt["tokens"] for attempt in before if attempt["heard"])
         spent = [(self.variant, max(0, own)), *((attempt["variant"], attempt["tokens"]) for attempt in before)]
-        self.cost_usd = sum(
-            self._cost(name, tokens, catalog) for name, tokens in spent if name in catalog.variants
-        )
-
-    def _cost(self, variant: str, completion_tokens: int, catalog: Catalog) -> float:
-        price = catalog.variants[variant].price
-        return (self.prompt_tokens * price.input + completion_tokens * price.output) / 1e6
+        self.cost_usd = sum(cost_of(name, self.prompt_tokens, tokens, catalog) for name, tokens in spent)
+        # A question about its own answer is nearly all reading.
+        self.cost_usd += sum(cost_of(attempt["variant"], attempt["checked"], 0, catalog) for attempt in attempts)
 
     def as_row(self) -> dict[str, Any]:
         """JSON types only."""
         return dict(self.__dict__)
+
+
+def cost_of(variant: str | None, prompt_tokens: int, completion_tokens: int, catalog: Catalog) -> float:
+    """US dollars at the catalog's prices; nothing for one that it does not know."""
+    spec = catalog.variants.get(variant or "")
+    return (prompt_tokens * spec.price.input + completion_tokens * spec.price.output) / 1e6 if spec else 0.0

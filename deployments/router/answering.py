@@ -61,6 +61,8 @@ class Plan:
     escalation: EscalationRules
     continues: Callable[[str], bool]
     """Whether a variant can go on with an answer that another has begun."""
+    prompt_tokens: int = 0
+    """Roughly: for an answer that is stopped before its variant has said how many it read."""
 
 
 @dataclass
@@ -75,6 +77,8 @@ class _Asked:
     pieces: int = 0
     sure: float | None = None
     committed: bool = False
+    checked: int = 0
+    """Tokens that asking it about its own answer took."""
     larger: str | None = None
     """Who takes over, once that is decided."""
 
@@ -86,7 +90,7 @@ class _Asked:
         counted = len(self.confidence.answer) + len(self.confidence.thought)
         ms = round((time.monotonic() - self.started) * 1e3, 1)
         sure = None if self.sure is None else round(self.sure, 4)
-        return Attempt(self.variant, outcome, counted or self.pieces, ms, sure, self.heard)
+        return Attempt(self.variant, outcome, counted or self.pieces, ms, sure, self.heard, self.checked)
 
     @property
     def heard(self) -> bool:
@@ -281,6 +285,8 @@ class Answering:
                     said += chunks
         except (Failed, ChatError):
             return True
+        finally:
+            asked.checked = next((chunk.usage.total_tokens for chunk in said if chunk.usage), 0)
         return stands(said)
 
     def _collapsed(self, asked: _Asked, chunks: Chunks) -> str | None:
@@ -308,8 +314,8 @@ class Answering:
         said = [chunk for chunk in chunks if not _is_end(chunk)]
         hint = _like(chunks[0], HINT.format(variant=asked.variant))
         end = _like(chunks[0], None, finish=True)
-        usage = chunks[0].model_copy(update={"choices": [], "usage": token_usage(0, len(asked.confidence.answer))})
-        return [*said, hint, end, usage]
+        usage = token_usage(self._plan.prompt_tokens, len(asked.confidence.answer))
+        return [*said, hint, end, chunks[0].model_copy(update={"choices": [], "usage": usage})]
 
     def _sends(self, chunks: Chunks) -> Chunks:
         """What the client gets of it: of an answer that goes on, no second beginning; logprobs where it asked."""

@@ -34,6 +34,8 @@ class Attempt:
     confidence: float | None = None
     heard: bool = False
     """Whether the client has what it said, or a part of it."""
+    checked: int = 0
+    """Tokens, read and said, that asking it about its own answer took."""
 
 
 @dataclass(frozen=True)

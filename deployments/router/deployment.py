@@ -321,14 +321,19 @@ class Router:
         context = replace(asking.context, request_id=f"{asking.context.request_id}-shadow")
         try:
             async with aclosing(self._generate(largest, request, context)) as steps:
-                said = fold([chunk async for found in steps for chunk in found]).choices[0].message.content or ""
+                second = fold([chunk async for found in steps for chunk in found])
 
             async def embed(texts: list[str]) -> list[list[float]]:
                 vectors, _ = await self._embed.remote(texts)
                 return list(vectors)
 
+            said = second.choices[0].message.content or ""
             agreed = await agreement(answer.message.content or "", said, embed)
-            self._journal.append(shadow_row(asking.context.request_id, variant, largest, agreed))
+            self._journal.append(
+                shadow_row(
+                    asking.context.request_id, variant, largest, agreed, second.usage, self._catalog
+                )
+            )
         except (ChatError, ValueError, OSError, RayActorError, RayTaskError, RayServeException) as error:
             logger.warning("a shadow run came to nothing: %s", error)
 

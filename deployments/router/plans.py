@@ -56,6 +56,7 @@ class Asking:
             fallback=self.rules.routing.fallback,
             escalation=self.rules.routing.escalation,
             continues=self._continues,
+            prompt_tokens=self.found.context_tokens,
         )
 
     @property

@@ -145,8 +145,11 @@ def change(settings: Settings, choices: Choices, canary: CanaryPlan | None, cons
         if not Supervisor(settings).running:
             raise StartProblem("nothing runs here: `bash scripts/up.sh` starts it")
         _fetch(settings, console)
-        with console.status("Deploying …") as status:
-            told = roll_out(settings, load_credentials(settings.home), status.update, canary)
+        credentials = load_credentials(settings.home)
+        with console.status("Waiting for Ray …") as status:
+            _wait_for_ray(settings, credentials)
+            status.update("Deploying …")
+            told = roll_out(settings, credentials, status.update, canary)
         write_private(settings.home.run / "choices.json", json.dumps(choices.__dict__))
     return told
 
@@ -217,8 +220,13 @@ def _start_services(settings: Settings, credentials: Credentials, supervisor: Su
     environment = settings.environment(credentials)
     _wait_for_redis(environment["GROUPQWEN_REDIS_URL"], supervisor, embedded=settings.redis_url is None)
     asyncio.run(_wait_for_postgres(settings, credentials, supervisor))
+    _wait_for_ray(settings, credentials)
+
+
+def _wait_for_ray(settings: Settings, credentials: Credentials) -> None:
     if not wait_for_ray(settings, credentials):
-        raise StartProblem(f"Ray did not start: {supervisor.log_tail('ray', 1)} (see {home.logs}/ray.log)")
+        last = Supervisor(settings).log_tail("ray", 1)
+        raise StartProblem(f"Ray did not start: {last} (see {settings.home.logs}/ray.log)")
 
 
 def _wait_for_redis(url: str, supervisor: Supervisor, *, embedded: bool) -> None:

@@ -152,6 +152,9 @@ def ray_program(settings: Settings) -> Program:
         "include-dashboard": "true",
     }
     command = [
+        sys.executable,
+        "-m",
+        "groupqwen.stack.ray_head",
         str(Path(sys.executable).parent / "ray"),
         "start",
         "--head",

@@ -138,21 +138,27 @@ class Stack:
             assert changed.returncode == 0, changed.stdout + changed.stderr
 
     def wait_until_well(self, seconds: float = 90) -> None:
-        wait_for(lambda: self.health() == "ok", seconds, "the stack did not become well again")
+        wait_for(
+            lambda: self.health().get("status") == "ok",
+            seconds,
+            lambda: f"the stack did not become well again: {self.health()}",
+        )
 
-    def health(self) -> str:
+    def health(self) -> dict[str, Any]:
+        """All that `/v1/health` says, or why it says nothing."""
         try:
-            return str(self.get("/health").json().get("status"))
-        except (httpx.HTTPError, json.JSONDecodeError):
-            return "unreachable"
+            return dict(self.get("/health").json())
+        except (httpx.HTTPError, json.JSONDecodeError) as error:
+            return {"status": f"unreachable: {error!r}"}
 
 
-def wait_for(condition: Callable[[], bool], seconds: float, otherwise: str) -> float:
-    """Wait until `condition` holds; how long it took. Fails the test after `seconds`."""
+def wait_for(condition: Callable[[], bool], seconds: float, otherwise: str | Callable[[], str]) -> float:
+    """Wait until `condition` holds; how long it took. Fails the test after `seconds`, with what `otherwise` says
+    then."""
     started = time.monotonic()
     while not condition():
         if time.monotonic() - started > seconds:
-            pytest.fail(otherwise)
+            pytest.fail(otherwise if isinstance(otherwise, str) else otherwise())
         time.sleep(0.1)
     return time.monotonic() - started
 

@@ -70,7 +70,8 @@ def find(stack: Stack, part: str) -> psutil.Process:
     if part == "variant":
         return stack.replica(SMALL)
     if part == "Redis":
-        return stack.processes("redis")[0]
+        # (Ray names Redis in the command lines of its own processes.)
+        return stack.processes("redis-server")[0]
     if part == "PostgreSQL":
         # The postmaster: the parent of the others.
         family = stack.processes("postgres")

@@ -23,6 +23,17 @@ def light(stack: Stack) -> Stack:
     return stack
 
 
+def test_a_ray_that_dies_comes_back_with_the_application(light: Stack) -> None:
+    """Nobody calls `up`; and no HAProxy of before goes on taking requests for nobody."""
+    before = light.processes("raylet/raylet")[0]
+    before.send_signal(signal.SIGKILL)
+    wait_for(lambda: light.health().get("status") != "ok", 30, "Ray's death was not noticed")
+    light.wait_until_well(180)
+    assert light.processes("raylet/raylet")[0].pid != before.pid
+    assert len(light.processes("bin/haproxy")) == 1
+    assert light.ask("Are you back?", model=SMALL, max_tokens=3).status_code == 200
+
+
 def test_up_recovers_after_everything_was_killed_and_loses_nothing(light: Stack) -> None:
     """And listens on a second address from now on, which is another one of loopback here."""
     asked = light.ask("Remember this question.", model=SMALL, max_tokens=3).headers["x-request-id"]

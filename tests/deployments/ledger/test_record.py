@@ -119,6 +119,9 @@ def test_who_was_asked_in_vain_costs_something_and_who_was_heard_is_counted_once
     begun_by = Attempt("qwen3-4b", "cut", 30, 1.0, heard=True)
     both = 100 * (large.input + small.input) + 30 * small.output + 20 * large.output
     assert cost(begun_by, answered) == pytest.approx(both)
+    checked = replace(vain, checked=200)
+    spent = alone + (100 + 200) * small.input + 30 * small.output
+    assert cost(checked, answered) == pytest.approx(spent), "asked about its own answer, which it read"
 
 
 def test_what_was_asked_before_a_client_left_costs_too() -> None:

@@ -100,6 +100,7 @@ class Group:
             fallback=self.fallback,
             escalation=self.escalation,
             continues=lambda name: name != "middle",
+            prompt_tokens=17,
         )
 
 
@@ -117,6 +118,10 @@ class Got:
     @property
     def attempts(self) -> list[tuple[str, str]]:
         return [(attempt.variant, attempt.outcome) for attempt in self.commits[-1].attempts]
+
+    @property
+    def checked(self) -> list[int]:
+        return [attempt.checked for attempt in self.commits[-1].attempts]
 
 
 def group(judged: tuple[str, ...] = (), *, stream: bool = True, **fields: Any) -> Callable[..., Group]:
@@ -374,6 +379,10 @@ async def test_or_stopped_with_a_hint() -> None:
     assert "small has become unsure" in got.text
     assert got.text.count("x ") < 80
     assert got.chunks[-2].choices[0].finish_reason == "stop"
+    usage = got.chunks[-1].usage
+    assert usage is not None
+    assert usage.prompt_tokens == 17, "as far as it is known: its variant has not said yet"
+    assert 8 < usage.completion_tokens < 88
     assert made.closed == ["small"]
 
 
@@ -384,7 +393,9 @@ async def test_a_variant_may_be_asked_whether_it_stands_by_its_answer(word: str,
         small=answer("small", words(9, SURE)), large=answer("large", words(1, SURE, "y"))
     )
     made.says["small"].append(answer("small", [(word, SURE)]))
-    assert (await run(made)).text == ("x " * 9 if stands else "y")
+    got = await run(made)
+    assert got.text == ("x " * 9 if stands else "y")
+    assert got.checked == [6, *([] if stands else [0])], "what the question took: 5 tokens read, 1 said"
     asked = made.asked[1][1]
     assert "Proposed answer:\nx x x" in asked.messages[0]["content"]
     assert asked.max_tokens == 2

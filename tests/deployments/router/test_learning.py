@@ -14,6 +14,7 @@ from configs.catalog import load_catalog
 from configs.escalation import DEFAULT_CHAINS, Step
 from configs.profile import load_profile
 from configs.routing import load_routing
+from deployments.chunks import token_usage
 from deployments.classifier.layers import REST_REQUESTS, Layers, language_of
 from deployments.classifier.rules import Classification, classify
 from deployments.contract import ChatRequest, RequestContext
@@ -119,7 +120,15 @@ def test_shadows_are_drawn_by_the_requests_id() -> None:
     share = sum(drawn(f"r{number}", 0.3) for number in range(4000)) / 4000
     assert share == pytest.approx(0.3, abs=0.03)
     assert not drawn("r", 0.0)
-    assert shadow_row("r", "small", "large", 0.51234)["agreement"] == 0.5123
+
+
+def test_a_shadow_run_is_written_down_with_what_it_took() -> None:
+    catalog = load_catalog()
+    row = shadow_row("r", "qwen3-4b", "qwen3-8b", 0.51234, token_usage(100, 50), catalog)
+    price = catalog.variants["qwen3-8b"].price
+    assert (row["agreement"], row["prompt_tokens"], row["completion_tokens"]) == (0.5123, 100, 50)
+    assert row["cost_usd"] == pytest.approx((100 * price.input + 50 * price.output) / 1e6)
+    assert shadow_row("r", "qwen3-4b", "qwen3-8b", 0.5, None, catalog)["cost_usd"] == 0
 
 
 @pytest.mark.parametrize(
