@@ -26,8 +26,9 @@ def own(tmp_path: Path) -> Home:
 
 @pytest.fixture()
 def orphan(own: Home) -> Iterator[int]:
-    """The process id of one that was started from the home, and whose parent is gone."""
-    start = f"import subprocess, sys; print(subprocess.Popen({SLEEP!r}, stdout=subprocess.DEVNULL).pid)"
+    """The process id of one that was started from the home, and whose parent is gone. (-3: to nowhere, so that
+    nobody waits for its output.)"""
+    start = f"import subprocess, sys; print(subprocess.Popen({SLEEP!r}, stdout=-3, stderr=-3).pid)"
     environment = {**os.environ, MARK: str(own.root)}
     done = subprocess.run([sys.executable, "-c", start], env=environment, capture_output=True, text=True, check=True)
     yield int(done.stdout)
