@@ -12,6 +12,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -24,19 +25,28 @@ from benchmarks import servers
 from benchmarks.load import percentile
 from benchmarks.machine import console, show
 from benchmarks.many_models import column, csv_rows, many_models
+from configs.catalog import load_catalog
+from configs.profile import Profile, load_profile
 from configs.routing import load_routing
+from deployments.classifier.layers import Layers
+from deployments.classifier.learned import Learned
 from deployments.classifier.measures import apgr
 from deployments.classifier.rules import classify
 from deployments.classifier.training import (
     Counted,
     Outcomes,
+    averaged,
     count_terms,
+    held_out_by_vectors,
     held_out_scores,
     learn,
     matrix_of,
     vocabulary,
 )
+from deployments.contract import ChatRequest, RequestContext
+from deployments.router.rules import Rules
 from groupqwen.outcomes import OutcomesError, read_outcomes, rows_of
+from groupqwen.vectors import vectors_of
 
 DATA = Path(os.environ.get("GROUPQWEN_EVALUATION_DATA") or Path(__file__).parents[2] / "shared" / "data")
 FOLDS, SEED = 5, 0
@@ -98,13 +108,21 @@ def _pair_table(title: str, outcomes: Outcomes, sizes: tuple[int, ...]) -> None:
     theirs = _litellm(outcomes)
     if theirs is not None:
         scores["LiteLLM's complexity router"] = theirs
+    vectors = vectors_of(outcomes.questions, console)
+
+    def learned(name: str, *, by_group: bool = False, most: int | None = None) -> None:
+        by_text = held_out_scores(counted, outcomes, FOLDS, SEED, by_group, most)
+        scores[name] = _gain(by_text)
+        if vectors is not None:
+            by_vector = held_out_by_vectors(vectors, outcomes, FOLDS, SEED, by_group, most)
+            scores[f"{name}, and by embedding"] = _gain(averaged(by_text, by_vector))
+
     with console.status(f"{title}: learning …"):
         for size in sizes:
             most = min(size, len(weak) * (FOLDS - 1) // FOLDS)
-            scores[f"learned from {most:,}"] = _gain(held_out_scores(counted, outcomes, FOLDS, SEED, most=most))
+            learned(f"learned from {most:,}", most=most)
         if outcomes.groups is not None and len(set(outcomes.groups)) >= FOLDS:
-            unseen = held_out_scores(counted, outcomes, FOLDS, SEED, by_group=True)
-            scores["learned, on kinds that it has not seen"] = _gain(unseen)
+            learned("learned, on kinds that it has not seen", by_group=True)
     scores["oracle"] = strong - weak
     table = [
         [name, f"{_by_fold(score, weak, strong):.3f}", _at_95(score, weak, strong)]
@@ -133,17 +151,31 @@ def _decision_time(outcomes: Outcomes) -> None:
             times.append((time.perf_counter() - started) * 1e3)
         return times
 
+    profile, catalog = load_profile("cpu"), load_catalog()
+    layers, deciding = Layers(rules, _answered_by(learned, profile)), Rules(profile, catalog, rules)
+    context = RequestContext("benchmark", "nobody")
+
+    def decide(question: str) -> None:
+        request = ChatRequest(messages=[{"role": "user", "content": question}])
+        deciding.decide(request, context, layers.read(request))
+
     timed = {
         "the reference rules": milliseconds(
             lambda question: classify([{"role": "user", "content": question}], rules)
         ),
         "learned": milliseconds(learned.predict),
+        "all layers, and the decision": milliseconds(decide),
     }
     show(
         f"Decision time, one core: {len(questions):,} questions",
         ["router", "p50, ms", "p99, ms"],
         [[name, f"{percentile(ms, 0.5):.2f}", f"{percentile(ms, 0.99):.2f}"] for name, ms in timed.items()],
     )
+
+
+def _answered_by(learned: Learned, profile: Profile) -> Learned:
+    """The same, of two of the profile's variants."""
+    return replace(learned, names=tuple(profile.variants)[-len(learned.names) :])
 
 
 def _gain(scores: Values) -> Values:
@@ -153,7 +185,7 @@ def _gain(scores: Values) -> Values:
 
 
 def _by_fold(score: Values, weak: Values, strong: Values) -> float:
-    """The mean over the same parts that learning held out: scores of different models are not compared."""
+    """The mean over random fifths, the same that learning held out (but for kinds that were not seen)."""
     parts = [held for _, held in KFold(FOLDS, shuffle=True, random_state=SEED).split(score)]
     return float(np.mean([apgr(score[held], weak[held], strong[held]) for held in parts]))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -42,6 +43,9 @@ def train(
     ],
     artifact: FileOption = None,
     folds: Annotated[int, typer.Option(help="Parts of the cross-validation.", min=2)] = 5,
+    embedding: Annotated[
+        bool, typer.Option(help="Learn from the questions' embeddings too, where that is better.")
+    ] = True,
     force: Annotated[bool, typer.Option("--force", help="Replace a better one.")] = False,
 ) -> None:
     """Learn who answers what right. A file needs no running service. A better router is not replaced by a worse
@@ -50,21 +54,27 @@ def train(
     All measures are from questions that were held out. They hold for questions like these: what is learned on one
     kind of question says little about another. `groupqwen deploy` brings it into service.
     """
-    from deployments.classifier.training import TooLittle, learn
+    from deployments.classifier.training import TooLittle, learn, mean_auroc
+    from groupqwen.vectors import embedder_name, vectors_of
 
     path = artifact or home().router
     try:
         outcomes = outcomes_of(asyncio.run(labelled())) if source == "ledger" else read_outcomes(Path(source))
+        vectors = vectors_of(outcomes.questions, console) if embedding else None
         with console.status(f"Learning from {len(outcomes.questions):,} questions …"):
-            learned = learn(outcomes, folds)
+            learned = learn(outcomes, folds, vectors=vectors)
+        if learned.embedded is not None:
+            learned = replace(learned, about={**learned.about, "embedder": embedder_name()})
     except (OutcomesError, TooLittle) as error:
         raise typer.BadParameter(str(error), param_hint="--from") from error
     show(learned.about["measures"], len(outcomes.questions))
+    console.print(_read_by(learned))
     before = _before(path)
-    if before is not None and not force and quality(before.about) > quality(learned.about):
+    was, now = (mean_auroc(one.about["measures"]) if one else 0.0 for one in (before, learned))
+    if before is not None and not force and was > now:
         console.print(
-            f"[yellow]{path} is better (mean AUROC {quality(before.about):.3f} to {quality(learned.about):.3f} on "
-            f"its {before.about['questions']:,} questions) and stays; --force replaces it.[/yellow]"
+            f"[yellow]{path} is better (mean AUROC {was:.3f} to {now:.3f} on its "
+            f"{before.about['questions']:,} questions) and stays; --force replaces it.[/yellow]"
         )
         raise typer.Exit(1)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -202,7 +212,14 @@ def show_artifact(artifact: FileOption = None) -> None:
             f"{error}; `groupqwen router train` makes one", param_hint="--artifact"
         ) from error
     show(learned.about["measures"], int(learned.about["questions"]))
+    console.print(_read_by(learned))
     console.print(f"data: sha256 {learned.about['data']}")
+
+
+def _read_by(learned: Learned) -> str:
+    if learned.embedded is None:
+        return "Questions are read as text alone."
+    return f"Questions are read as text, and by their embedding ({learned.about.get('embedder')})."
 
 
 def show(measures: dict[str, Any], questions: int) -> None:
@@ -217,12 +234,6 @@ def show(measures: dict[str, Any], questions: int) -> None:
     console.print(table)
     for pair, one in measures["pairs"].items():
         console.print(f"{pair}: APGR {one['apgr']:.3f} (chance: 0.500)")
-
-
-def quality(about: Any) -> float:
-    """One figure to compare artifacts by: the mean AUROC of their variants."""
-    found = [float(one["auroc"]) for one in about["measures"]["variants"].values()]
-    return sum(found) / len(found)
 
 
 def _before(path: Path) -> Learned | None:

@@ -66,6 +66,10 @@ class SemanticCache:
         except (RedisError, OSError, TimeoutError) as error:
             self._patience.failed(error)
 
+    async def embed_query(self, query: str) -> bytes:
+        """A question's embedding (float32, little-endian), for a decision that no lookup comes before."""
+        return self._embed_query(query)
+
     def _embed_query(self, query: str) -> bytes:
         self._embedded += 1
         return as_bytes(self._embedder.embed([query])[0])

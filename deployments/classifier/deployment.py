@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from configs.home import home
 from configs.routing import Routing
 from deployments.classifier.layers import Layers
@@ -26,9 +28,9 @@ class Classifier:
         """Rules from `user_config`, and what was learned: at the start, and anew without a restart."""
         self._layers = Layers(Routing.model_validate(config["routing"]), learned_at(home().router))
 
-    async def classify(self, request: ChatRequest) -> Classification:
-        """Classify a request."""
-        return self._layers.read(request)
+    async def classify(self, request: ChatRequest, embedding: bytes | None = None) -> Classification:
+        """Classify a request. `embedding`: its question's, as the cache has made it (float32, little-endian)."""
+        return self._layers.read(request, None if embedding is None else np.frombuffer(embedding, "<f4"))
 
 
 def learned_at(path: Path) -> Learned | None:

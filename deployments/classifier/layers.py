@@ -14,7 +14,7 @@ from typing import Protocol
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
 from configs.routing import Routing
-from deployments.classifier.learned import Learned
+from deployments.classifier.learned import Floats, Learned
 from deployments.classifier.rules import THINKING, Classification, classify, last_user_text
 from deployments.contract import ChatRequest
 
@@ -33,8 +33,8 @@ class Layer(Protocol):
     name: str
     budget_ms: float
 
-    def read(self, request: ChatRequest, found: Classification) -> Classification:
-        """What was found, with this layer's part added."""
+    def read(self, request: ChatRequest, found: Classification, embedding: Floats | None) -> Classification:
+        """What was found, with this layer's part added. `embedding`: the question's, where there is one."""
         ...
 
 
@@ -43,7 +43,7 @@ class Facts:
 
     name, budget_ms = "facts", 1.0
 
-    def read(self, request: ChatRequest, found: Classification) -> Classification:
+    def read(self, request: ChatRequest, found: Classification, embedding: Floats | None) -> Classification:
         offers = bool(request.tools) and request.tool_choice != "none"
         return replace(found, tools=offers, language=language_of(last_user_text(request.messages)))
 
@@ -57,8 +57,8 @@ class LearnedOutcomes:
         self._learned = learned
         self._questions = int(learned.about.get("questions", 0))
 
-    def read(self, request: ChatRequest, found: Classification) -> Classification:
-        predicted = self._learned.predict(last_user_text(request.messages))
+    def read(self, request: ChatRequest, found: Classification, embedding: Floats | None) -> Classification:
+        predicted = self._learned.predict(last_user_text(request.messages), embedding)
         return replace(found, correct=predicted, learned_from=self._questions)
 
 
@@ -68,7 +68,7 @@ class Thinking:
 
     name, budget_ms = "thinking", 0.5
 
-    def read(self, request: ChatRequest, found: Classification) -> Classification:
+    def read(self, request: ChatRequest, found: Classification, embedding: Floats | None) -> Classification:
         gains = [
             found.correct[name + THINKING] - probability
             for name, probability in found.correct.items()
@@ -92,7 +92,7 @@ class Layers:
         self._seen: dict[str, int] = {}
         self._rests: dict[str, int] = {}
 
-    def read(self, request: ChatRequest) -> Classification:
+    def read(self, request: ChatRequest, embedding: Floats | None = None) -> Classification:
         """Classify."""
         found = classify(request.messages, self._routing)
         spent: dict[str, float] = {}
@@ -101,7 +101,7 @@ class Layers:
                 self._rests[layer.name] -= 1
                 continue
             started = self._clock()
-            found = layer.read(request, found)
+            found = layer.read(request, found, embedding)
             spent[layer.name] = round((self._clock() - started) * 1e3, 3)
             self._note(layer, spent[layer.name])
         return replace(found, spent_ms=spent)

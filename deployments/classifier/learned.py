@@ -23,6 +23,8 @@ from deployments.classifier.ngrams import SHAPE, shape, terms
 VERSION = 1
 
 Floats = npt.NDArray[np.float32]
+Knots = tuple[Floats, Floats]
+"""Raw scores in ascending order and the probabilities that belong to them."""
 
 
 class ArtifactError(ValueError):
@@ -47,18 +49,28 @@ class Block:
 
 
 @dataclass(frozen=True)
+class Embedded:
+    """The model over a question's embedding. `weights`: outputs × dimensions; `bias`: outputs. `knots`: of each
+    output's calibration where both models are averaged."""
+
+    weights: Floats
+    bias: Floats
+    knots: tuple[Knots, ...]
+
+
+@dataclass(frozen=True)
 class Learned:
-    """`weights`: outputs × (words + pieces + shape); `bias`: outputs. `knots`: of each output's calibration, raw
-    scores in ascending order and the probabilities that belong to them. `about`: where it comes from, and how
-    good it was."""
+    """`weights`: outputs × (words + pieces + shape); `bias`: outputs. `knots`: of each output's calibration.
+    `about`: where it comes from, and how good it was. `embedded`: None where the text alone was learned from."""
 
     names: tuple[str, ...]
     words: Block
     pieces: Block
     weights: Floats
     bias: Floats
-    knots: tuple[tuple[Floats, Floats], ...]
+    knots: tuple[Knots, ...]
     about: Mapping[str, Any]
+    embedded: Embedded | None = None
 
     def scores(self, text: str) -> Floats:
         """Uncalibrated log-odds, one for each output."""
@@ -72,12 +84,16 @@ class Learned:
             start += len(block.idf)
         return np.asarray(total + self.weights[:, start:] @ np.array(shape(text), np.float32), np.float32)
 
-    def predict(self, text: str) -> dict[str, float]:
-        """Calibrated probabilities, by output."""
-        scores = self.scores(text)
+    def predict(self, text: str, embedding: Floats | None = None) -> dict[str, float]:
+        """Calibrated probabilities, by output; by the text alone where there is no embedding, or one of another
+        embedder."""
+        scores, calibration, beside = self.scores(text), self.knots, self.embedded
+        if beside is not None and embedding is not None and embedding.shape == beside.weights.shape[1:]:
+            scores = np.asarray((scores + beside.weights @ embedding + beside.bias) / 2, np.float32)
+            calibration = beside.knots
         return {
             name: float(np.interp(score, *knots))
-            for name, score, knots in zip(self.names, scores, self.knots, strict=True)
+            for name, score, knots in zip(self.names, scores, calibration, strict=True)
         }
 
     def save(self, path: Path) -> None:
@@ -92,8 +108,11 @@ class Learned:
             "weights": self.weights.astype(np.float16),
             "bias": self.bias,
         }
-        for index, (xs, ys) in enumerate(self.knots):
-            arrays[f"knots_{index}"] = np.stack([xs, ys])
+        arrays |= {f"knots_{index}": np.stack(knots) for index, knots in enumerate(self.knots)}
+        if self.embedded is not None:
+            arrays |= {"embedding": self.embedded.weights, "embedding_bias": self.embedded.bias}
+            known = enumerate(self.embedded.knots)
+            arrays |= {f"embedding_knots_{index}": np.stack(knots) for index, knots in known}
         staged = path.with_suffix(".tmp.npz")
         np.savez_compressed(staged, allow_pickle=False, **arrays)
         staged.replace(path)
@@ -110,6 +129,7 @@ def load_learned(path: Path) -> Learned:
             words, pieces = (_block(file, kind) for kind in ("words", "pieces"))
             weights, bias = file["weights"].astype(np.float32), file["bias"].astype(np.float32)
             knots = tuple(_knots(file[f"knots_{index}"]) for index in range(len(names)))
+            embedded = _embedded(file, len(names)) if "embedding" in file else None
     except ArtifactError:
         raise
     except (ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
@@ -117,7 +137,23 @@ def load_learned(path: Path) -> Learned:
     expected = (len(names), len(words.idf) + len(pieces.idf) + len(SHAPE))
     if weights.shape != expected or bias.shape != (len(names),):
         raise ArtifactError(f"{path} is no artifact: its weights are {weights.shape}, not {expected}")
-    return Learned(names, words, pieces, weights, bias, knots, about)
+    return Learned(names, words, pieces, weights, bias, knots, about, embedded)
+
+
+def embedder_of(path: Path) -> str | None:
+    """The embedder whose vectors an artifact reads beside the text; None where it reads none, or is none."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return str(json.loads(_text(file["about"]))["embedder"]) if "embedding" in file else None
+    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile):
+        return None
+
+
+def _embedded(file: Mapping[str, npt.NDArray[Any]], count: int) -> Embedded:
+    weights, bias = (file[name].astype(np.float32) for name in ("embedding", "embedding_bias"))
+    if weights.ndim != 2 or len(weights) != count or bias.shape != (count,):
+        raise ArtifactError(f"its weights of the embedding are {weights.shape}, for {count} variants")
+    return Embedded(weights, bias, tuple(_knots(file[f"embedding_knots_{index}"]) for index in range(count)))
 
 
 def _block(file: Mapping[str, npt.NDArray[Any]], kind: str) -> Block:
@@ -128,7 +164,7 @@ def _block(file: Mapping[str, npt.NDArray[Any]], kind: str) -> Block:
     return Block({term: column for column, term in enumerate(listed)}, idf)
 
 
-def _knots(stacked: npt.NDArray[Any]) -> tuple[Floats, Floats]:
+def _knots(stacked: npt.NDArray[Any]) -> Knots:
     xs, ys = (np.asarray(row, np.float32) for row in stacked)
     if not len(xs) or np.any(np.diff(xs) < 0) or not np.all((ys >= 0) & (ys <= 1)):
         raise ArtifactError("its calibration is not one")

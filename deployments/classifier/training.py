@@ -2,6 +2,10 @@
 
 Probabilities are calibrated on questions that the model has not seen (cross-validation), and so are all measures.
 Nothing is promised beyond questions like these: what was learned on one set is at chance on another.
+
+A question is read as text (`ngrams.py`) and, where vectors are given, by its embedding: the log-odds of the two
+models are averaged. Neither is the better one everywhere; the embedding carries further, to kinds of question that
+were not seen.
 """
 
 from __future__ import annotations
@@ -21,9 +25,10 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold, KFold
 
-from deployments.classifier.learned import Block, Floats, Learned
+from deployments.classifier.learned import Block, Embedded, Floats, Knots, Learned
 from deployments.classifier.measures import apgr, auroc, calibration_error
 from deployments.classifier.ngrams import shape, terms
+from deployments.classifier.regression import Rows, Values, fit
 
 LEAST_OUTCOMES = 100
 LEAST_PAIRED = 50
@@ -36,10 +41,11 @@ MOST_TERMS = 40_000
 SEEN_IN = 2
 """A term counts that occurs in so many questions."""
 
-STRENGTH = 1.0
-"""Inverse of the regularization, scikit-learn's C."""
+WORTH_WAITING = 0.005
+"""Mean AUROC by which reading embeddings must be better: then each decision waits for one."""
 
-Values = npt.NDArray[np.float64]
+INNER_FOLDS = 3
+"""Parts by which a model's regularization is chosen."""
 
 
 class TooLittle(ValueError):
@@ -64,7 +70,7 @@ class Outcomes:
             digest.update(f"{question}\0{answers}\n".encode())
         return digest.hexdigest()
 
-    def some(self, rows: npt.NDArray[np.intp]) -> Outcomes:
+    def some(self, rows: Rows) -> Outcomes:
         """Only these questions."""
         groups = None if self.groups is None else [self.groups[row] for row in rows]
         right = {name: ok[rows] for name, ok in self.right.items()}
@@ -74,18 +80,42 @@ class Outcomes:
 Counted = tuple[list[Counter[str]], list[Counter[str]], list[list[float]]]
 
 
-def learn(outcomes: Outcomes, folds: int = 5, seed: int = 0) -> Learned:
-    """A router whose calibration and measures come from questions that each of its halves has not seen. Raises
-    `TooLittle`."""
+def learn(outcomes: Outcomes, folds: int = 5, seed: int = 0, vectors: Floats | None = None) -> Learned:
+    """A router whose calibration and measures come from questions that each of its halves has not seen.
+    `vectors`: embeddings of the questions (questions × dimensions); they are left out where they do not help.
+    Raises `TooLittle`."""
     count = len(outcomes.questions)
     if count < LEAST_OUTCOMES:
         raise TooLittle(f"{count} outcomes are too few to learn from; {LEAST_OUTCOMES} are the least")
     counted = count_terms(outcomes.questions)
     held_out = held_out_scores(counted, outcomes, folds, seed)
-    knots = tuple(calibration(scores, ok) for scores, ok in zip(held_out.T, outcomes.right.values(), strict=True))
-    words, pieces, weights, bias = _fit(counted, outcomes, np.arange(count))
-    about = {"data": outcomes.digest, "questions": count, "measures": measures(held_out, outcomes, folds, seed)}
-    return Learned(tuple(outcomes.right), words, pieces, weights, bias, knots, about)
+    measured = measures(held_out, outcomes, folds, seed)
+    words, pieces, weights, bias = _fit(counted, outcomes, np.arange(count), seed)
+    embedded = None
+    if vectors is not None:
+        both = averaged(held_out, held_out_by_vectors(vectors, outcomes, folds, seed))
+        better = measures(both, outcomes, folds, seed)
+        if mean_auroc(better) >= mean_auroc(measured) + WORTH_WAITING:
+            by_vector = fit(vectors, list(outcomes.right.values()), inner_folds(outcomes, seed))
+            embedded, measured = Embedded(*by_vector, _all_knots(both, outcomes)), better
+    about = {"data": outcomes.digest, "questions": count, "measures": measured}
+    knots = _all_knots(held_out, outcomes)
+    return Learned(tuple(outcomes.right), words, pieces, weights, bias, knots, about, embedded)
+
+
+def averaged(by_text: Values, by_vector: Values) -> Values:
+    """Log-odds by both models."""
+    return np.asarray((by_text + by_vector) / 2)
+
+
+def mean_auroc(measured: Mapping[str, Any]) -> float:
+    """One figure to compare routers by: of their variants."""
+    found = [float(one["auroc"]) for one in measured["variants"].values()]
+    return sum(found) / len(found)
+
+
+def _all_knots(held_out: Values, outcomes: Outcomes) -> tuple[Knots, ...]:
+    return tuple(calibration(scores, ok) for scores, ok in zip(held_out.T, outcomes.right.values(), strict=True))
 
 
 def count_terms(questions: Sequence[str]) -> Counted:
@@ -100,11 +130,21 @@ def held_out_scores(
     """Log-odds (questions × variants) from models that have not seen the question, nor with `by_group` anything
     of its group. `most`: learn from no more than so many questions."""
     scores = np.zeros((len(outcomes.questions), len(outcomes.right)))
-    draw = np.random.default_rng(seed)
-    for learned_from, held in _folds(outcomes, folds, seed, by_group):
-        rows = learned_from if most is None else draw.permutation(learned_from)[:most]
-        words, pieces, weights, bias = _fit(counted, outcomes, rows)
+    for rows, held in _parts(outcomes, folds, seed, by_group, most):
+        words, pieces, weights, bias = _fit(counted, outcomes, rows, seed, by_group)
         scores[held] = matrix_of(counted, held, words, pieces) @ weights.T.astype(np.float64) + bias
+    return scores
+
+
+def held_out_by_vectors(
+    vectors: Floats, outcomes: Outcomes, folds: int, seed: int, by_group: bool = False, most: int | None = None
+) -> Values:
+    """The same from the questions' embeddings (questions × dimensions)."""
+    scores = np.zeros((len(outcomes.questions), len(outcomes.right)))
+    for rows, held in _parts(outcomes, folds, seed, by_group, most):
+        right = [ok[rows] for ok in outcomes.right.values()]
+        weights, bias = fit(vectors[rows], right, inner_folds(outcomes.some(rows), seed, by_group))
+        scores[held] = vectors[held] @ weights.T.astype(np.float64) + bias
     return scores
 
 
@@ -112,14 +152,21 @@ def scores_for(outcomes: Outcomes, questions: Sequence[str]) -> Values:
     """Log-odds (questions × variants) of other questions than those that were learned from."""
     counted = count_terms([*outcomes.questions, *questions])
     known = len(outcomes.questions)
-    words, pieces, weights, bias = _fit(counted, outcomes, np.arange(known))
+    words, pieces, weights, bias = _fit(counted, outcomes, np.arange(known), seed=0)
     asked = np.arange(known, known + len(questions))
     return np.asarray(matrix_of(counted, asked, words, pieces) @ weights.T.astype(np.float64) + bias)
 
 
-def _folds(
-    outcomes: Outcomes, folds: int, seed: int, by_group: bool
-) -> Iterator[tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]]:
+def _parts(
+    outcomes: Outcomes, folds: int, seed: int, by_group: bool, most: int | None
+) -> Iterator[tuple[Rows, Rows]]:
+    """What is learned from, and what is held out."""
+    draw = np.random.default_rng(seed)
+    for learned_from, held in _folds(outcomes, folds, seed, by_group):
+        yield learned_from if most is None else draw.permutation(learned_from)[:most], held
+
+
+def _folds(outcomes: Outcomes, folds: int, seed: int, by_group: bool) -> Iterator[tuple[Rows, Rows]]:
     rows = np.zeros(len(outcomes.questions))
     if by_group:
         if outcomes.groups is None:
@@ -129,21 +176,19 @@ def _folds(
         yield from KFold(folds, shuffle=True, random_state=seed).split(rows)
 
 
-def _fit(counted: Counted, outcomes: Outcomes, rows: npt.NDArray[np.intp]) -> tuple[Block, Block, Floats, Floats]:
+def inner_folds(outcomes: Outcomes, seed: int, by_group: bool = False) -> list[tuple[Rows, Rows]]:
+    """By which a model's regularization is chosen: as it will be asked, about kinds that it has seen or not."""
+    by_group = by_group and outcomes.groups is not None and len(set(outcomes.groups)) >= INNER_FOLDS
+    return list(_folds(outcomes, INNER_FOLDS, seed, by_group))
+
+
+def _fit(
+    counted: Counted, outcomes: Outcomes, rows: Rows, seed: int, by_group: bool = False
+) -> tuple[Block, Block, Floats, Floats]:
     words, pieces = (vocabulary([kind[row] for row in rows]) for kind in counted[:2])
     matrix = matrix_of(counted, rows, words, pieces)
-    weights = np.zeros((len(outcomes.right), matrix.shape[1]), np.float32)
-    bias = np.zeros(len(outcomes.right), np.float32)
-    for index, ok in enumerate(outcomes.right.values()):
-        known = ~np.isnan(ok[rows])
-        right = ok[rows][known] > 0.5
-        if right.all() or not right.any():
-            # Nothing to tell apart: one more of each kind than was seen.
-            bias[index] = math.log((right.sum() + 1) / ((~right).sum() + 1))
-            continue
-        fitted = LogisticRegression(C=STRENGTH, max_iter=500).fit(matrix[known], right)
-        weights[index], bias[index] = fitted.coef_[0], fitted.intercept_[0]
-    return words, pieces, weights, bias
+    right = [ok[rows] for ok in outcomes.right.values()]
+    return words, pieces, *fit(matrix, right, inner_folds(outcomes.some(rows), seed, by_group))
 
 
 def vocabulary(counts: Sequence[Counter[str]]) -> Block:
@@ -156,7 +201,7 @@ def vocabulary(counts: Sequence[Counter[str]]) -> Block:
     return Block({term: column for column, (term, _) in enumerate(kept)}, idf)
 
 
-def matrix_of(counted: Counted, rows: npt.NDArray[np.intp], words: Block, pieces: Block) -> sparse.csr_matrix:
+def matrix_of(counted: Counted, rows: Rows, words: Block, pieces: Block) -> sparse.csr_matrix:
     """Questions × (words + pieces + shape), as `Learned.scores` sees them."""
     data: list[Floats] = []
     columns: list[npt.NDArray[np.int32]] = []
@@ -177,7 +222,7 @@ def matrix_of(counted: Counted, rows: npt.NDArray[np.intp], words: Block, pieces
     return sparse.csr_matrix((np.concatenate(data), np.concatenate(columns), starts), (len(rows), width))
 
 
-def calibration(scores: Values, ok: Values) -> tuple[Floats, Floats]:
+def calibration(scores: Values, ok: Values) -> Knots:
     """Scores and the probabilities that belong to them, from questions that were not learned from."""
     scores, ok = scores[~np.isnan(ok)], ok[~np.isnan(ok)]
     right = ok > 0.5

@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from openai.types.chat import ChatCompletionChunk
-from ray.exceptions import RayActorError, RayTaskError
-from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 from ray.serve.metrics import Counter, Histogram
 
@@ -23,10 +21,7 @@ from configs.home import home
 from configs.profile import Profile
 from configs.routing import Routing
 from deployments.cache.answer import CachedAnswer, Lookup
-from deployments.cache.exact import ExactCache
-from deployments.cache.store import connect
 from deployments.chunks import fold
-from deployments.classifier.rules import Classification, classify
 from deployments.contract import ChatError, ChatRequest, RequestContext
 from deployments.ledger.journal import Journal
 from deployments.ledger.opinions import shadow_row
@@ -41,6 +36,7 @@ from deployments.router.escalation import Judges
 from deployments.router.failures import CoolDowns, has_content
 from deployments.router.pace import Pace
 from deployments.router.plans import Asking, committed, ended
+from deployments.router.reader import GONE, Reader
 from deployments.router.rules import AUTO, Rules, Situation, resolve_model
 from deployments.router.shadows import agreement, drawn
 from deployments.router.variants import Variants
@@ -76,18 +72,14 @@ class Router:
     ) -> None:
         self._profile, self._catalog = profile, catalog
         self._rules: Rules
-        # Handles to methods are made once: making one costs as much as using it.
-        self._find_similar, self._store = cache.find_similar, cache.store
-        self._classify = classifier.classify
+        self._reader = Reader(profile, redis_url, cache, classifier)
         self._variants = Variants(profile, catalog, variants)
-        self._exact = ExactCache(connect(redis_url))
         self._outcomes: collections.Counter[str] = collections.Counter()
         self._tokens_saved = 0
         self._journal = Journal(home().journal)
         self._pending: set[asyncio.Task[None]] = set()
         self._pace, self._cool_downs, self._conversations = Pace(), CoolDowns(), Conversations()
         self._bandit = Bandit(0.0)
-        self._embed = cache.embed
         self._decisions = Counter(
             "groupqwen_route_decisions", "Decisions by variant and task.", ("variant", "task")
         )
@@ -109,6 +101,7 @@ class Router:
         judges = Judges(known, routing.escalation, worth)
         for warning in judges.warnings:
             logger.warning("%s", warning)
+        self._reader.reconfigure(routing)
         self._bandit.explore = routing.learning.explore
         situation = Situation(
             self._variants.away, self._pace, self._variants.loading, self._cool_downs, self._bandit
@@ -119,7 +112,7 @@ class Router:
 
     async def route(self, request: ChatRequest, context: RequestContext) -> RouteDecision:
         """The decision alone. Raises `ChatError`."""
-        found = await self._classification(request)
+        found = await self._reader.classification(request)
         return self._rules.decide(request, context, found, self._conversations.last(request, context))
 
     async def feedback(self, request_id: str, key_id: str, good: bool) -> bool:
@@ -164,14 +157,14 @@ class Router:
     async def _answer(
         self, request: ChatRequest, context: RequestContext, record: QueryRecord
     ) -> AsyncGenerator[list[Item], None]:
-        lookup = await self._exact.look_up(request, context, self._rules.routing.cache)
+        lookup = await self._reader.exact(request, context)
         if lookup.answer is None:
-            asking = await self._asking(request, context)
+            asking = await self._asking(request, context, lookup.embedding)
             async with AsyncExitStack() as opened:
                 # The variant starts while the cache looks for a similar question: a miss waits for the longer of
                 # the two, not for their sum, and a hit wastes a few milliseconds of the variant's time.
                 started = await opened.enter_async_context(self._started(asking))
-                lookup = await self._similar(lookup)
+                lookup = await self._reader.similar(lookup)
                 if lookup.answer is None:
                     steps = self._fresh(asking, started, lookup, record)
                     async for items in await opened.enter_async_context(aclosing(steps)):
@@ -186,9 +179,9 @@ class Router:
             *lookup.answer.chunks(context.request_id),
         ]
 
-    async def _asking(self, request: ChatRequest, context: RequestContext) -> Asking:
+    async def _asking(self, request: ChatRequest, context: RequestContext, embedding: bytes | None) -> Asking:
         """The decision, and all that an answer may need."""
-        found = await self._classification(request)
+        found = await self._reader.classification(request, embedding)
         last = self._conversations.last(request, context)
         return Asking(
             rules=self._rules,
@@ -273,36 +266,13 @@ class Router:
         if first and tokens:
             self._pace.note(variant, first, time.monotonic() - began, tokens)
 
-    async def _classification(self, request: ChatRequest) -> Classification:
-        """The Classifier's word where the decision hangs on it; our own by the same rules where a variant was
-        named, or where the Classifier is away."""
-        if resolve_model(request.model, self._profile, self._rules.routing).kind != "variant":
-            try:
-                found: Classification = await self._classify.remote(request)
-                return found
-            except (RayActorError, RayTaskError, RayServeException):
-                logger.warning("the Classifier did not answer; the rules are applied here")
-        return classify(request.messages, self._rules.routing)
-
-    async def _similar(self, lookup: Lookup) -> Lookup:
-        """The second half of a lookup, for requests that a similar question's answer may serve. A cache that is
-        gone is a miss."""
-        if not lookup.similar_may_serve:
-            return lookup
-        try:
-            found: Lookup = await self._find_similar.remote(lookup)
-            return found
-        except (RayActorError, RayTaskError, RayServeException):
-            logger.warning("the cache did not answer; the request goes on without it")
-            return lookup
-
     def _keep(self, chunks: list[ChatCompletionChunk], lookup: Lookup) -> None:
         answer = fold(chunks)
         if any(choice.finish_reason != "stop" for choice in answer.choices):
             return
         if not any(choice.message.content for choice in answer.choices):
             return
-        self._later(self._store_now(CachedAnswer.of(answer), lookup))
+        self._later(self._reader.keep(CachedAnswer.of(answer), lookup))
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:
         """What nobody waits for."""
@@ -322,26 +292,13 @@ class Router:
         try:
             async with aclosing(self._generate(largest, request, context)) as steps:
                 second = fold([chunk async for found in steps for chunk in found])
-
-            async def embed(texts: list[str]) -> list[list[float]]:
-                vectors, _ = await self._embed.remote(texts)
-                return list(vectors)
-
             said = second.choices[0].message.content or ""
-            agreed = await agreement(answer.message.content or "", said, embed)
+            agreed = await agreement(answer.message.content or "", said, self._reader.embed)
             self._journal.append(
-                shadow_row(
-                    asking.context.request_id, variant, largest, agreed, second.usage, self._catalog
-                )
+                shadow_row(asking.context.request_id, variant, largest, agreed, second.usage, self._catalog)
             )
-        except (ChatError, ValueError, OSError, RayActorError, RayTaskError, RayServeException) as error:
+        except (ChatError, ValueError, OSError, *GONE) as error:
             logger.warning("a shadow run came to nothing: %s", error)
-
-    async def _store_now(self, answer: CachedAnswer, lookup: Lookup) -> None:
-        try:
-            await self._store.remote(answer, lookup)
-        except (RayActorError, RayTaskError, RayServeException):
-            logger.warning("the cache did not take an answer")
 
     def _write_down(self, record: QueryRecord, progress: Progress) -> None:
         record.finish(progress, self._catalog)

@@ -1,8 +1,8 @@
 """Runs `ray start` under supervisord: `python -m groupqwen.stack.ray_head ray start --head …`.
 
-A Ray that has died takes the application with it, and a new one knows nothing of it. So when supervisord starts Ray
-a second time, what the first has left behind is ended (an orphaned HAProxy would go on taking requests), and the
-application is deployed again, as it was started last.
+A Ray that has died takes the application with it, and a new one knows nothing of it. So when supervisord starts
+Ray a second time, what the first has left behind is ended (an orphaned HAProxy would go on taking requests), and
+the application is deployed again, as it was started last.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def main() -> None:
     if started_again(own, os.getppid()):
         end(left_behind(own, os.getppid()))
         deploy_again(own)
-    os.execv(sys.argv[1], sys.argv[1:])
+    os.execv(sys.argv[1], sys.argv[1:])  # noqa: S606
 
 
 def started_again(own: Home, supervisor: int) -> bool:

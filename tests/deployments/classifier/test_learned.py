@@ -3,15 +3,18 @@ from __future__ import annotations
 import json
 import pickle
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.linear_model import LogisticRegression
 
-from deployments.classifier.learned import ArtifactError, Learned, load_learned
+from deployments.classifier.learned import ArtifactError, Floats, Learned, embedder_of, load_learned
 from deployments.classifier.ngrams import READ_CHARS, SHAPE, shape, shortened, terms
+from deployments.classifier.regression import STRENGTHS, Values, fit
 from deployments.classifier.training import Outcomes, TooLittle, count_terms, held_out_scores, learn
 
 HARD, EASY = ("integral", "eigenvalue", "proof"), ("colour", "capital", "name")
@@ -65,6 +68,69 @@ def test_one_question_is_scored_as_in_training(learned: Learned) -> None:
     together = matrix_of(count_terms(texts), np.arange(20), learned.words, learned.pieces) @ learned.weights.T
     for text, row in zip(texts, together, strict=True):
         assert learned.scores(text) == pytest.approx(row + learned.bias, abs=1e-4)
+
+
+def vectors(outcomes: Outcomes, seed: int = 3) -> Floats:
+    """Embeddings in which hard and easy questions lie apart, whatever their words."""
+    draw = np.random.default_rng(seed)
+    groups = outcomes.groups or []
+    hard = np.array([[1.0 if group in HARD else -1.0] for group in groups])
+    made = np.hstack([hard, 0.3 * draw.normal(size=(len(groups), 7))])
+    return np.asarray(made / np.linalg.norm(made, axis=1, keepdims=True), np.float32)
+
+
+def test_an_embedding_is_read_where_it_helps_and_left_out_where_it_does_not(tmp_path: Path) -> None:
+    # Words that say nothing: all that is known is in the embedding.
+    told = questions(600)
+    silent = Outcomes([f"thing {number}" for number in range(600)], told.right, told.groups)
+    both = learn(silent, vectors=vectors(told))
+    assert both.embedded is not None
+    assert both.about["measures"]["variants"]["small"]["auroc"] > 0.8
+    hard, easy = (np.array([sign, *[0.0] * 7], np.float32) for sign in (1, -1))
+    assert both.predict("thing", hard)["small"] < 0.3 < 0.7 < both.predict("thing", easy)["small"]
+    alone = both.predict("thing")["small"]
+    assert 0.3 < alone < 0.7, "without one, the text alone is calibrated by itself"
+    assert both.predict("thing", hard[1:])["small"] == alone, "another embedder's says nothing"
+
+    path = tmp_path / "router.npz"
+    replace(both, about={**both.about, "embedder": "mini"}).save(path)
+    assert embedder_of(path) == "mini"
+    assert load_learned(path).predict("thing", hard) == pytest.approx(both.predict("thing", hard), abs=0.02)
+    with np.load(path) as good:
+        arrays = dict(good)
+    for changed in (
+        {"embedding": arrays["embedding"][:1]},
+        {"embedding_knots_0": arrays["embedding_knots_0"] + 2},
+    ):
+        with path.open("wb") as file:
+            np.savez(file, **{**arrays, **changed})
+        with pytest.raises(ArtifactError):
+            load_learned(path)
+
+    noise = np.random.default_rng(0).normal(size=(600, 8)).astype(np.float32)
+    text = learn(told, vectors=noise)
+    assert text.embedded is None
+    text.save(path)
+    assert embedder_of(path) is None
+    assert embedder_of(tmp_path / "none.npz") is None
+    path.write_bytes(b"no artifact")
+    assert embedder_of(path) is None
+
+
+def test_the_regularization_is_the_one_under_which_what_is_held_out_is_likeliest() -> None:
+    draw = np.random.default_rng(0)
+    matrix = draw.normal(size=(400, 60)).astype(np.float32)
+    clear = (matrix[:, 0] > 0).astype(float)
+    chance = draw.integers(0, 2, 400).astype(float)
+    splits = [(np.arange(0, 300), np.arange(300, 400)), (np.arange(100, 400), np.arange(100))]
+    (loose,), _ = fit(matrix, [clear], splits)
+    (tight,), _ = fit(matrix, [chance], splits)
+    assert loose == pytest.approx(under(max(STRENGTHS), matrix, clear), abs=1e-3)
+    assert tight == pytest.approx(under(min(STRENGTHS), matrix, chance), abs=1e-3)
+
+
+def under(strength: float, matrix: Floats, ok: Values) -> Values:
+    return np.asarray(LogisticRegression(C=strength, max_iter=500).fit(matrix, ok > 0.5).coef_[0])
 
 
 class Bomb:

@@ -207,7 +207,7 @@ def test_a_layer_that_keeps_missing_its_budget_rests() -> None:
     class Slow:
         name, budget_ms = "slow", 1.0
 
-        def read(self, request: ChatRequest, found: Classification) -> Classification:
+        def read(self, request: ChatRequest, found: Classification, embedding: object) -> Classification:
             now[0] += 0.05
             return replace(found, language="slow")
 
@@ -231,5 +231,5 @@ def test_whether_to_think_follows_from_outcomes_or_from_the_task() -> None:
     assert not layers.read(easy).think
     thinking = layers.layers[-1]
     found = Classification(0.1, "trivial", "chat", correct={"v": 0.5, "v:thinking": 0.7})
-    assert thinking.read(easy, found).think
-    assert not thinking.read(easy, replace(found, correct={"v": 0.5, "v:thinking": 0.52})).think
+    assert thinking.read(easy, found, None).think
+    assert not thinking.read(easy, replace(found, correct={"v": 0.5, "v:thinking": 0.52}), None).think

@@ -30,7 +30,9 @@ def orphan(own: Home) -> Iterator[int]:
     nobody waits for its output.)"""
     start = f"import subprocess, sys; print(subprocess.Popen({SLEEP!r}, stdout=-3, stderr=-3).pid)"
     environment = {**os.environ, MARK: str(own.root)}
-    done = subprocess.run([sys.executable, "-c", start], env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", start], env=environment, capture_output=True, text=True, check=True
+    )
     yield int(done.stdout)
     subprocess.run(["kill", "-9", done.stdout.strip()], check=False, capture_output=True)
 

@@ -1,0 +1,63 @@
+"""Linear models of P(right), one for each variant, over any features of questions. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+
+from deployments.classifier.learned import Floats
+
+STRENGTHS = (0.1, 0.3, 1.0)
+"""Inverses of the regularization, scikit-learn's C."""
+
+CHOSEN_BY = 4
+"""Variants, from the worst to the best, that decide between them: thirty would say the same."""
+
+Values = npt.NDArray[np.float64]
+Rows = npt.NDArray[np.intp]
+Matrix = Any
+"""Rows × columns: scipy's csr_matrix, which has no types, or an array."""
+
+
+def fit(matrix: Matrix, right: Sequence[Values], splits: Sequence[tuple[Rows, Rows]]) -> tuple[Floats, Floats]:
+    """Weights (variants × columns) and bias. `right`: for each variant 1 or 0 for each row, NaN where it has not
+    answered. `splits`: of the rows; under the strength that is chosen, what is held out is the likeliest."""
+    strength = _strength(matrix, right, splits)
+    weights = np.zeros((len(right), matrix.shape[1]), np.float32)
+    bias = np.zeros(len(right), np.float32)
+    for index, ok in enumerate(right):
+        known = ~np.isnan(ok)
+        weights[index], bias[index] = _one(matrix[known], ok[known] > 0.5, strength)
+    return weights, bias
+
+
+def _one(matrix: Matrix, right: npt.NDArray[np.bool_], strength: float) -> tuple[Values, float]:
+    if right.all() or not right.any():
+        # Nothing to tell apart: one more of each kind than was seen.
+        return np.zeros(matrix.shape[1]), math.log((right.sum() + 1) / ((~right).sum() + 1))
+    fitted = LogisticRegression(C=strength, max_iter=500).fit(matrix, right)
+    return fitted.coef_[0], float(fitted.intercept_[0])
+
+
+def _strength(matrix: Matrix, right: Sequence[Values], splits: Sequence[tuple[Rows, Rows]]) -> float:
+    """By the likelihood of what was held out."""
+    by_mean = sorted(range(len(right)), key=lambda index: float(np.nanmean(right[index])))
+    asked = {by_mean[round(place)] for place in np.linspace(0, len(by_mean) - 1, min(CHOSEN_BY, len(by_mean)))}
+    loss = dict.fromkeys(STRENGTHS, 0.0)
+    for learned_from, held in splits:
+        for index in sorted(asked):
+            ok = right[index]
+            rows, other = (part[~np.isnan(ok[part])] for part in (learned_from, held))
+            if not len(rows) or not len(other):
+                continue
+            for strength in STRENGTHS:
+                weights, bias = _one(matrix[rows], ok[rows] > 0.5, strength)
+                said = 1 / (1 + np.exp(-(matrix[other] @ weights + bias)))
+                loss[strength] += len(other) * log_loss(ok[other] > 0.5, said, labels=[False, True])
+    return min(STRENGTHS, key=lambda strength: loss[strength])

@@ -1,0 +1,110 @@
+"""How a question is read before anybody answers: the cache's two lookups, the embedding, the classification.
+Whoever is away is done without."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+from ray.exceptions import RayActorError, RayTaskError
+from ray.serve.exceptions import RayServeException
+from ray.serve.handle import DeploymentHandle
+
+from configs.home import home
+from configs.profile import Profile
+from configs.routing import Routing
+from deployments.cache.answer import CachedAnswer, Lookup
+from deployments.cache.exact import ExactCache
+from deployments.cache.store import connect
+from deployments.classifier.learned import embedder_of
+from deployments.classifier.rules import Classification, classify, last_user_text
+from deployments.contract import ChatRequest, RequestContext
+from deployments.router.rules import resolve_model
+
+logger = logging.getLogger("ray.serve")
+
+GONE = (RayActorError, RayTaskError, RayServeException)
+"""What a call to a deployment that is away raises."""
+
+
+class Reader:
+    """The Router's side of cache and Classifier."""
+
+    def __init__(
+        self, profile: Profile, redis_url: str, cache: DeploymentHandle, classifier: DeploymentHandle
+    ) -> None:
+        self._profile = profile
+        self._routing: Routing
+        self._exact = ExactCache(connect(redis_url))
+        # Handles to methods are made once: making one costs as much as using it.
+        self._find_similar, self._store = cache.find_similar, cache.store
+        self._embed, self._embed_query = cache.embed, cache.embed_query
+        self._classify = classifier.classify
+        self._learned_from_embeddings = False
+
+    def reconfigure(self, routing: Routing) -> None:
+        """New rules, and perhaps another artifact."""
+        self._routing = routing
+        self._learned_from_embeddings = embedder_of(home().router) == self._profile.embedder
+
+    async def exact(self, request: ChatRequest, context: RequestContext) -> Lookup:
+        """The first half of a lookup; and the second, where the decision hangs on the embedding that it makes."""
+        lookup = await self._exact.look_up(request, context, self._routing.cache)
+        if lookup.answer is None and self._reads_embedding(request):
+            lookup = await self.similar(lookup)
+            if lookup.answer is None and lookup.embedding is None:
+                lookup = replace(lookup, embedding=await self._embedding(request))
+        return lookup
+
+    async def similar(self, lookup: Lookup) -> Lookup:
+        """The second half, for requests that a similar question's answer may serve. A cache that is gone is a
+        miss."""
+        if not lookup.similar_may_serve:
+            return lookup
+        try:
+            found: Lookup = await self._find_similar.remote(lookup)
+            return found
+        except GONE:
+            logger.warning("the cache did not answer; the request goes on without it")
+            return lookup
+
+    async def keep(self, answer: CachedAnswer, lookup: Lookup) -> None:
+        """Give the cache what a miss has led to."""
+        try:
+            await self._store.remote(answer, lookup)
+        except GONE:
+            logger.warning("the cache did not take an answer")
+
+    async def embed(self, texts: list[str]) -> list[list[float]]:
+        """Embeddings of any texts. Raises what `GONE` names."""
+        vectors, _ = await self._embed.remote(texts)
+        return list(vectors)
+
+    async def classification(self, request: ChatRequest, embedding: bytes | None = None) -> Classification:
+        """The Classifier's word where the decision hangs on it; our own by the same rules where a variant was
+        named, or where the Classifier is away. `embedding`: the question's, as a lookup has made it."""
+        if not self._names_one(request):
+            try:
+                if embedding is None and self._reads_embedding(request):
+                    embedding = await self._embedding(request)
+                found: Classification = await self._classify.remote(request, embedding)
+                return found
+            except GONE:
+                logger.warning("the Classifier did not answer; the rules are applied here")
+        return classify(request.messages, self._routing)
+
+    def _reads_embedding(self, request: ChatRequest) -> bool:
+        """Whether the decision hangs on the question's embedding: outcomes were learned by some, and nobody was
+        named."""
+        return self._learned_from_embeddings and not self._names_one(request)
+
+    def _names_one(self, request: ChatRequest) -> bool:
+        return resolve_model(request.model, self._profile, self._routing).kind == "variant"
+
+    async def _embedding(self, request: ChatRequest) -> bytes | None:
+        """Made for the decision alone; None while the cache is away."""
+        try:
+            return bytes(await self._embed_query.remote(last_user_text(request.messages)))
+        except GONE:
+            logger.warning("the cache made no embedding; the decision is made by the text alone")
+            return None
