@@ -23,6 +23,7 @@ import numpy.typing as npt
 from scipy import sparse
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
 from sklearn.model_selection import GroupKFold, KFold
 
 from deployments.classifier.learned import Block, Embedded, Floats, Knots, Learned
@@ -41,8 +42,8 @@ MOST_TERMS = 40_000
 SEEN_IN = 2
 """A term counts that occurs in so many questions."""
 
-WORTH_WAITING = 0.005
-"""Mean AUROC by which reading embeddings must be better: then each decision waits for one."""
+WORTH_WAITING = 0.01
+"""Share by which reading embeddings must lower the logarithmic loss: then each decision waits for one."""
 
 INNER_FOLDS = 3
 """Parts by which a model's regularization is chosen."""
@@ -94,10 +95,11 @@ def learn(outcomes: Outcomes, folds: int = 5, seed: int = 0, vectors: Floats | N
     embedded = None
     if vectors is not None:
         both = averaged(held_out, held_out_by_vectors(vectors, outcomes, folds, seed))
-        better = measures(both, outcomes, folds, seed)
-        if mean_auroc(better) >= mean_auroc(measured) + WORTH_WAITING:
+        losses = [_loss(_calibrated(scores, outcomes, folds, seed), outcomes) for scores in (held_out, both)]
+        if losses[1] <= losses[0] * (1 - WORTH_WAITING):
             by_vector = fit(vectors, list(outcomes.right.values()), inner_folds(outcomes, seed))
-            embedded, measured = Embedded(*by_vector, _all_knots(both, outcomes)), better
+            embedded = Embedded(*by_vector, _all_knots(both, outcomes))
+            measured = measures(both, outcomes, folds, seed)
     about = {"data": outcomes.digest, "questions": count, "measures": measured}
     knots = _all_knots(held_out, outcomes)
     return Learned(tuple(outcomes.right), words, pieces, weights, bias, knots, about, embedded)
@@ -244,11 +246,7 @@ def measures(held_out: Values, outcomes: Outcomes, folds: int, seed: int) -> dic
     """Of each variant: share right, AUROC, calibration error (calibrated on the other folds). Of each pair of
     neighbours from worse to better: the area under the quality recovered."""
     found: dict[str, Any] = {"variants": {}, "pairs": {}}
-    calibrated = np.zeros_like(held_out)
-    for learned_from, held in _folds(outcomes, folds, seed + 1, by_group=False):
-        for index, ok in enumerate(outcomes.right.values()):
-            knots = calibration(held_out[learned_from, index], ok[learned_from])
-            calibrated[held, index] = np.interp(held_out[held, index], *knots)
+    calibrated = _calibrated(held_out, outcomes, folds, seed)
     for index, (name, ok) in enumerate(outcomes.right.items()):
         known = ~np.isnan(ok)
         found["variants"][name] = {
@@ -267,3 +265,23 @@ def measures(held_out: Values, outcomes: Outcomes, folds: int, seed: int) -> dic
             area = apgr(gain, weak_ok[both], strong_ok[both])
             found["pairs"][f"{weak_name} → {strong_name}"] = {"apgr": round(area, 4)}
     return found
+
+
+def _calibrated(held_out: Values, outcomes: Outcomes, folds: int, seed: int) -> Values:
+    """Probabilities, calibrated on the other folds."""
+    found = np.zeros_like(held_out)
+    for learned_from, held in _folds(outcomes, folds, seed + 1, by_group=False):
+        for index, ok in enumerate(outcomes.right.values()):
+            knots = calibration(held_out[learned_from, index], ok[learned_from])
+            found[held, index] = np.interp(held_out[held, index], *knots)
+    return found
+
+
+def _loss(calibrated: Values, outcomes: Outcomes) -> float:
+    """The mean logarithmic loss over all variants."""
+    losses = []
+    for index, ok in enumerate(outcomes.right.values()):
+        known = ~np.isnan(ok)
+        said = np.clip(calibrated[known, index], 0.01, 0.99)
+        losses.append(log_loss(ok[known] > 0.5, said, labels=[False, True]))
+    return float(np.mean(losses))
