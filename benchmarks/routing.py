@@ -18,8 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import KFold, StratifiedKFold
+from sklearn.model_selection import KFold
 
 from benchmarks import servers
 from benchmarks.load import percentile
@@ -28,24 +27,22 @@ from benchmarks.many_models import column, csv_rows, many_models
 from configs.catalog import load_catalog
 from configs.profile import Profile, load_profile
 from configs.routing import load_routing
+from deployments.classifier.families import held_out_right
 from deployments.classifier.layers import Layers
 from deployments.classifier.learned import Learned
 from deployments.classifier.measures import apgr
 from deployments.classifier.rules import classify
 from deployments.classifier.training import (
-    Counted,
     Outcomes,
     averaged,
     count_terms,
     held_out_by_vectors,
     held_out_scores,
     learn,
-    matrix_of,
-    vocabulary,
 )
 from deployments.contract import ChatRequest, RequestContext
 from deployments.router.rules import Rules
-from groupqwen.outcomes import OutcomesError, read_outcomes, rows_of
+from groupqwen.outcomes import read_families, read_outcomes
 from groupqwen.vectors import vectors_of
 
 DATA = Path(os.environ.get("GROUPQWEN_EVALUATION_DATA") or Path(__file__).parents[2] / "shared" / "data")
@@ -222,30 +219,17 @@ def families(path: Path) -> None:
 
 
 def _family_table(questions: list[str], labels: npt.NDArray[np.str_]) -> None:
-    counted = count_terms(questions)
-    right, said = np.zeros(len(questions), bool), []
     with console.status("Task family: learning …"):
-        for learned_from, held in StratifiedKFold(FOLDS, shuffle=True, random_state=SEED).split(labels, labels):
-            right[held] = _domains(counted, labels, learned_from, held)
-            said.append(right[held].mean())
+        right = held_out_right(count_terms(questions), labels, FOLDS, SEED)
     most = max(np.mean(labels == label) for label in set(labels))
     show(
         f"Task family: {len(questions):,} questions, {len(set(labels))} domains",
         ["classifier", "accuracy", "worst fold"],
         [
             ["always the commonest", f"{most:.3f}", ""],
-            ["learned", f"{right.mean():.3f}", f"{min(said):.3f}"],
+            ["learned", f"{np.concatenate(right).mean():.3f}", f"{min(part.mean() for part in right):.3f}"],
         ],
     )
-
-
-def _domains(
-    counted: Counted, labels: npt.NDArray[np.str_], learned_from: npt.NDArray[np.intp], held: npt.NDArray[np.intp]
-) -> npt.NDArray[np.bool_]:
-    words, pieces = (vocabulary([kind[row] for row in learned_from]) for kind in counted[:2])
-    model = LogisticRegression(C=10.0, max_iter=300)
-    model.fit(matrix_of(counted, learned_from, words, pieces), labels[learned_from])
-    return np.asarray(model.predict(matrix_of(counted, held, words, pieces)) == labels[held])
 
 
 def own_outcomes(path: Path) -> None:
@@ -260,11 +244,8 @@ def own_outcomes(path: Path) -> None:
 
 def own_families(path: Path) -> None:
     """Questions and their labels from a file."""
-    rows = [row for _, row in rows_of(path)]
-    missing = [index for index, row in enumerate(rows) if not row.get("question") or not row.get("category")]
-    if missing:
-        raise OutcomesError(f"{path}: row {missing[0] + 1} needs `question` and `category`")
-    _family_table([str(row["question"]) for row in rows], np.array([str(row["category"]) for row in rows]))
+    questions, labels = read_families(path)
+    _family_table(questions, np.array(labels))
 
 
 TABLES: dict[str, Callable[[Path], None]] = {

@@ -78,6 +78,11 @@ class Home:
         return self.root / "router.npz"
 
     @property
+    def families(self) -> Path:
+        """What `groupqwen router families` has learned."""
+        return self.root / "families.npz"
+
+    @property
     def calibration(self) -> Path:
         """What `groupqwen router calibrate` has learned."""
         return self.root / "calibration.json"

@@ -85,6 +85,7 @@ class Condition(Strict):
     level: tuple[Level, ...] = ()
     device: tuple[DeviceClass, ...] = ()
     language: tuple[str, ...] = Field((), description="ISO 639-1 codes, as the question is read: en, de, zh.")
+    domain: tuple[str, ...] = Field((), description="Labels of `groupqwen router families`.")
     matches: str | None = Field(None, description="A regular expression, anywhere in the last question.")
     tools: bool | None = Field(None, description="Whether the request offers tools.")
     min_tokens: int | None = Field(None, ge=0, description="Of the whole conversation, roughly.")

@@ -80,7 +80,7 @@ def print_answer(
     return "".join(said)
 
 
-SIGNALS = ("complexity", "level", "task", "device", "preference", "escalation_threshold", "decided_ms")
+SIGNALS = ("complexity", "level", "task", "domain", "device", "preference", "escalation_threshold", "decided_ms")
 
 
 def print_route(endpoint: str, key: str, model: str, question: str, console: Console) -> None:

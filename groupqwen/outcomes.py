@@ -46,6 +46,18 @@ def read_outcomes(path: Path) -> Outcomes:
     return Outcomes(complete, right, named if any(named) else None)
 
 
+def read_families(path: Path) -> tuple[list[str], list[str]]:
+    """Labelled questions: `question` and `category` on each line, in the same forms. Raises `OutcomesError`."""
+    questions, labels = [], []
+    for line, row in rows_of(path):
+        question, label = (str(row.get(name) or "").strip() for name in ("question", "category"))
+        if not question or not label:
+            raise OutcomesError(f"{path}, line {line}: it needs `question` and `category`")
+        questions.append(question)
+        labels.append(label)
+    return questions, labels
+
+
 def rows_of(path: Path) -> list[tuple[int, Mapping[str, Any]]]:
     """All rows of a file, each with its line. Raises `OutcomesError`."""
     try:

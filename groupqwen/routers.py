@@ -21,7 +21,7 @@ from deployments.classifier.training import Outcomes
 from deployments.ledger.store import LedgerStore
 from deployments.router.calibration import Calibration, CalibrationError, load_calibration
 from deployments.router.escalation import Judges
-from groupqwen.outcomes import OutcomesError, read_outcomes
+from groupqwen.outcomes import OutcomesError, read_families, read_outcomes
 
 app = typer.Typer(help="The learned router: train it from outcomes, look at it.", no_args_is_help=True)
 console = Console()
@@ -77,6 +77,37 @@ def train(
             f"{before.about['questions']:,} questions) and stays; --force replaces it.[/yellow]"
         )
         raise typer.Exit(1)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    learned.save(path)
+    console.print(f"Written: {path}. `groupqwen deploy` brings it into service.")
+
+
+@app.command()
+def families(
+    source: Annotated[
+        Path, typer.Option("--from", help="Labelled questions: CSV or JSON lines with `question`, `category`.")
+    ],
+    artifact: Annotated[
+        Path | None, typer.Option("--artifact", help="The file; unset: families.npz in GROUPQWEN_HOME.")
+    ] = None,
+) -> None:
+    """Learn what a question is about, from questions with your labels, for rules in `routing.yaml`
+    (`when: {domain: [law]}`). `groupqwen deploy` brings it into service."""
+    from deployments.classifier.families import learn_families
+    from deployments.classifier.training import TooLittle
+
+    path = artifact or home().families
+    try:
+        questions, labels = read_families(source)
+        with console.status(f"Learning from {len(questions):,} questions …"):
+            learned = learn_families(questions, labels)
+    except (OutcomesError, TooLittle) as error:
+        raise typer.BadParameter(str(error), param_hint="--from") from error
+    measured = learned.about["measures"]
+    console.print(
+        f"{len(learned.names)} labels, {len(questions):,} questions, held out in turn: {measured['accuracy']:.1%} "
+        f"are told right (always the commonest: {measured['commonest']:.1%})."
+    )
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     learned.save(path)
     console.print(f"Written: {path}. `groupqwen deploy` brings it into service.")

@@ -59,6 +59,7 @@ class Route(BaseModel):
     complexity: float | None = None
     level: str | None = None
     task: str | None = None
+    domain: str | None = Field(None, description="By the owner's labels, where some were learned.")
     candidates: list[RouteCandidate]
     parameters: dict[str, Any] = Field(description="Sampling defaults of the variant.")
     preference: str | None = Field(None, description="economy, balanced or best.")

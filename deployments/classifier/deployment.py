@@ -26,7 +26,8 @@ class Classifier:
 
     def reconfigure(self, config: Mapping[str, Any]) -> None:
         """Rules from `user_config`, and what was learned: at the start, and anew without a restart."""
-        self._layers = Layers(Routing.model_validate(config["routing"]), learned_at(home().router))
+        routing, own = Routing.model_validate(config["routing"]), home()
+        self._layers = Layers(routing, learned_at(own.router), families=learned_at(own.families))
 
     async def classify(self, request: ChatRequest, embedding: bytes | None = None) -> Classification:
         """Classify a request. `embedding`: its question's, as the cache has made it (float32, little-endian)."""

@@ -18,6 +18,7 @@ from deployments.classifier.learned import Floats, Learned
 from deployments.classifier.rules import THINKING, Classification, classify, last_user_text
 from deployments.contract import ChatRequest
 
+SURE_DOMAIN = 0.5
 SURE_LANGUAGE = 0.95
 SHORTEST_LANGUAGE = 20
 """Characters: of fewer, the language is a guess."""
@@ -46,6 +47,19 @@ class Facts:
     def read(self, request: ChatRequest, found: Classification, embedding: Floats | None) -> Classification:
         offers = bool(request.tools) and request.tool_choice != "none"
         return replace(found, tools=offers, language=language_of(last_user_text(request.messages)))
+
+
+class Domain:
+    """What the question is about, as the owner labels such questions."""
+
+    name, budget_ms = "domain", 5.0
+
+    def __init__(self, families: Learned) -> None:
+        self._families = families
+
+    def read(self, request: ChatRequest, found: Classification, embedding: Floats | None) -> Classification:
+        domain, probability = self._families.likeliest(last_user_text(request.messages))
+        return replace(found, domain=domain if probability >= SURE_DOMAIN else None)
 
 
 class LearnedOutcomes:
@@ -83,11 +97,18 @@ class Thinking:
 class Layers:
     """All layers over one configuration."""
 
-    def __init__(self, routing: Routing, learned: Learned | None, clock: Callable[[], float] = time.perf_counter):
+    def __init__(
+        self,
+        routing: Routing,
+        learned: Learned | None,
+        clock: Callable[[], float] = time.perf_counter,
+        families: Learned | None = None,
+    ) -> None:
         self._routing = routing
         self._clock = clock
         outcomes = [] if learned is None else [LearnedOutcomes(learned)]
-        self.layers: Sequence[Layer] = (Facts(), *outcomes, Thinking())
+        domains = [] if families is None else [Domain(families)]
+        self.layers: Sequence[Layer] = (Facts(), *domains, *outcomes, Thinking())
         self._mean: dict[str, float] = {}
         self._seen: dict[str, int] = {}
         self._rests: dict[str, int] = {}

@@ -96,6 +96,13 @@ class Learned:
             for name, score, knots in zip(self.names, scores, calibration, strict=True)
         }
 
+    def likeliest(self, text: str) -> tuple[str, float]:
+        """The output with the highest score and its probability, where just one of them holds."""
+        scores = self.scores(text).astype(np.float64)
+        odds = np.exp(scores - scores.max())
+        best = int(odds.argmax())
+        return self.names[best], float(odds[best] / odds.sum())
+
     def save(self, path: Path) -> None:
         """Write the artifact; it is there whole or not at all."""
         about = {**self.about, "version": VERSION, "names": list(self.names)}

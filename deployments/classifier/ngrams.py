@@ -23,8 +23,10 @@ SHAPE = ("length", "words", "digits", "capitals", "lines", "maths", "questions")
 """Names of the shape's values, each about 0 to 1."""
 
 
+@lru_cache(maxsize=16)
 def terms(text: str) -> tuple[Counter[str], Counter[str]]:
-    """How often each word and pair of words occurs, and each piece of a word."""
+    """How often each word and pair of words occurs, and each piece of a word. (Kept for a moment: several layers
+    read one question.)"""
     words = _WORDS.findall(shortened(text).lower())
     whole = Counter(words)
     whole.update(map(" ".join, pairwise(words)))

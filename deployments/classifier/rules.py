@@ -39,6 +39,8 @@ class Classification:
     """Rough length of the conversation, in tokens."""
     language: str | None = None
     """ISO 639-1, where it is plain."""
+    domain: str | None = None
+    """What the question is about, by the owner's labels (`groupqwen router families`)."""
     tools: bool = False
     """Whether the request offers tools."""
     think: bool = False

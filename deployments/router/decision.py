@@ -43,7 +43,8 @@ class RouteDecision:
     """Which variant answers, and why. `escalation_threshold`: the confidence below which a larger variant
     would be asked (None: not for this route). `attempts`: who was asked in turn, with what came of it, the one who
     answered last. `forced`: by one of the owner's rules, so that nobody else may answer. `decided_ms`: how long
-    deciding took, milliseconds. A cache hit is not classified: its `complexity`, `level` and `task` are None."""
+    deciding took, milliseconds. A cache hit is not classified: its `complexity`, `level`, `task` and `domain` are
+    None."""
 
     variant: str
     reason: str
@@ -52,6 +53,7 @@ class RouteDecision:
     complexity: float | None = None
     level: str | None = None
     task: str | None = None
+    domain: str | None = None
     candidates: tuple[Candidate, ...] = ()
     parameters: Mapping[str, Any] = field(default_factory=dict)
     preference: str | None = None

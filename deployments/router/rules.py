@@ -327,6 +327,7 @@ class Rules:
             complexity=found.complexity,
             level=found.level,
             task=found.task,
+            domain=found.domain,
             device=context.device,
             candidates=tuple(considered),
             parameters=dict(spec.sampling.model_dump()),
@@ -381,6 +382,7 @@ def _holds(when: Condition, request: ChatRequest, context: RequestContext, found
         (when.level, found.level),
         (when.device, context.device),
         (when.language, found.language),
+        (when.domain, found.domain),
         (when.key, context.key_id),
     )
     return (

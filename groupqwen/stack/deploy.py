@@ -46,6 +46,7 @@ def serve_config(settings: Settings, build: str | None = None) -> dict[str, Any]
     )
     learned = {
         "router": _fingerprint(settings.home.router),
+        "families": _fingerprint(settings.home.families),
         "calibration": _fingerprint(settings.home.calibration),
     }
     rules = {"routing": load_routing().model_dump(mode="json"), "learned": learned}

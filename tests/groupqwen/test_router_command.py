@@ -10,9 +10,15 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from configs.routing import load_routing
+from configs.catalog import load_catalog
+from configs.profile import load_profile
+from configs.routing import Condition, Rule, load_routing
+from deployments.classifier.layers import Layers
+from deployments.classifier.learned import load_learned
 from deployments.classifier.training import learn
+from deployments.contract import ChatRequest, RequestContext
 from deployments.router.calibration import load_calibration
+from deployments.router.rules import Rules
 from groupqwen.cli import app
 from groupqwen.outcomes import OutcomesError
 from groupqwen.router_report import page
@@ -96,6 +102,49 @@ def test_the_page_says_what_has_drifted() -> None:
     hostile = [{**row, "variant": "<script>x</script>"} for row in said(20)]
     assert "<script>" not in page(None, None, hostile, load_routing())
     assert "AUROC" in page(learn(outcomes_of(said())), None, [], load_routing())
+
+
+def labelled(path: Path, count: int) -> Path:
+    """Questions about two things, as a person would label them."""
+    kinds = {"law": "Is the contract {} void under clause {}?", "food": "How long must dish {} boil at heat {}?"}
+    rows = [f'"{kinds[kind].format(number, number % 7)}",{kind}' for number in range(count) for kind in kinds]
+    path.write_text("\n".join(["question,category", *rows]))
+    return path
+
+
+def test_what_a_question_is_about_is_learned_from_labels_and_rules_may_use_it(home: Path, tmp_path: Path) -> None:
+    done = run("router", "families", "--from", str(labelled(tmp_path / "labelled.csv", 40)))
+    assert done.exit_code == 0, done.output
+    assert "2 labels, 80 questions" in done.output
+    assert "100.0% are told right" in done.output
+    layers = Layers(load_routing(), None, families=load_learned(home / "families.npz"))
+
+    def domain(text: str) -> str | None:
+        return layers.read(ChatRequest(messages=[{"role": "user", "content": text}])).domain
+
+    assert domain("Is this contract void?") == "law"
+    assert domain("How long must the dish boil?") == "food"
+    rules = load_routing().model_copy(
+        update={"rules": (Rule(name="lawyers", when=Condition(domain=("law",)), prefer="qwen2.5-coder-1.5b"),)}
+    )
+    deciding = Rules(load_profile("cpu"), load_catalog(), rules)
+    for text, reason in (("Is this contract void?", "rule: lawyers"), ("How long must it boil?", "trivial query")):
+        request = ChatRequest(messages=[{"role": "user", "content": text}])
+        decision = deciding.decide(request, RequestContext("r", "k"), layers.read(request))
+        assert decision.reason == reason
+        assert decision.as_dict()["domain"] == domain(text)
+
+
+def test_labels_that_are_too_few_are_refused_with_the_line_or_the_label(home: Path, tmp_path: Path) -> None:
+    few = run("router", "families", "--from", str(labelled(tmp_path / "few.csv", 3)))
+    assert few.exit_code != 0
+    assert "food, law have fewer than 5 questions" in few.output
+    bad = tmp_path / "bad.csv"
+    bad.write_text("question,category\nWhat?,law\nWhy?,\n")
+    told = run("router", "families", "--from", str(bad))
+    assert told.exit_code != 0
+    assert "line 3" in told.output
+    assert not (home / "families.npz").exists()
 
 
 def test_keys_are_listed_and_may_prefer_something(home: Path) -> None:

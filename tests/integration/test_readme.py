@@ -24,6 +24,7 @@ RUN_ELSEWHERE = {
     "groupqwen deploy --canary 10%": "test_rollouts, under load",
     "groupqwen router train --from outcomes.csv": "tests/groupqwen/test_outcomes trains from a file like it",
     "groupqwen router train": "the same",
+    "groupqwen router families --from labelled.csv": "tests/groupqwen/test_router_command, from such a file",
     "groupqwen router train --from ledger": "test_streams, from what was said there",
     "groupqwen router calibrate --from answers.jsonl": "tests/groupqwen/test_router_command, from such a log",
     "groupqwen router calibrate": "the same",
