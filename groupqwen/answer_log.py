@@ -73,6 +73,14 @@ def read_log(path: Path, tiers: Sequence[str] = ()) -> Log:
     cost = {model: column(model, "cost") for model in models}
     if not tiers:
         models.sort(key=lambda model: float(cost[model].mean()))
+    for model in models[:-1]:
+        answered = [by_question[question][model] for question in questions]
+        silent = [one["line"] for one in answered if not one["known"]]
+        if silent:
+            raise OutcomesError(
+                f"{path}, line {silent[0]}: `mean_logprob` must be a number; only the largest model ({models[-1]}) "
+                "may be without"
+            )
     rules = load_routing()
     # The families that the Router will see, whatever the log calls them: a calibration for others would be of no
     # use.
@@ -100,12 +108,16 @@ def _parsed(path: Path, line: int, row: Mapping[str, Any]) -> dict[str, Any]:
     ok = RIGHT.get(str(row.get("correct")).strip().lower())
     if ok is None:
         raise OutcomesError(f"{path}, line {line}: `correct` must be 0 or 1")
-    mean = _number(path, line, row, ALIASES["mean_logprob"], None)
+    # Of the largest it need not be known: nobody judges it.
+    known = any(row.get(name) not in (None, "") for name in ALIASES["mean_logprob"])
+    mean = _number(path, line, row, ALIASES["mean_logprob"], None) if known else 0.0
     logprobs, margins = (_numbers(path, line, row, name) for name in ("logprobs", "margins"))
     if len(logprobs) != len(margins):
         raise OutcomesError(f"{path}, line {line}: {len(logprobs)} `logprobs` have {len(margins)} `margins`")
     return {
+        "line": line,
         "ok": ok,
+        "known": known,
         "mean_logprob": mean,
         # Without it, an answer's least likely tokens are not known: the mean stands for them.
         "low_logprob": _number(path, line, row, ("low_logprob",), mean),

@@ -79,7 +79,8 @@ def test_csv_is_read_as_well_and_names_may_have_blanks(tmp_path: Path) -> None:
     [
         ({"correct": "maybe"}, "`correct` must be 0 or 1"),
         ({"cost": "much"}, "`cost` must be a number"),
-        ({"mean_logprob": None}, "`mean_logprob` must be a number"),
+        ({"mean_logprob": None, "cost": 0.5}, "`mean_logprob` must be a number; only the largest model (m) may"),
+        ({"mean_logprob": "low"}, "`mean_logprob` must be a number"),
         ({"question": ""}, "needs `question` and `model`"),
         ({"logprobs": "[1,"}, "`logprobs` must be a list of numbers"),
         ({"logprobs": [-0.1]}, "1 `logprobs` have 0 `margins`"),
@@ -93,6 +94,23 @@ def test_what_is_wrong_with_a_log_is_said_with_its_line(
     with pytest.raises(OutcomesError, match="line 2") as raised:
         read_log(path)
     assert told in str(raised.value)
+
+
+def test_the_largest_needs_no_confidence(tmp_path: Path) -> None:
+    path = written(tmp_path / "log.jsonl")
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    silent = [
+        {
+            key: value
+            for key, value in row.items()
+            if row["model"] != "large" or key not in ("mean_logprob", "margin")
+        }
+        for row in rows
+    ]
+    (tmp_path / "silent.jsonl").write_text("\n".join(map(json.dumps, silent)))
+    target = Target(accepted_wrong=0.1)
+    told, untold = (replay(read_log(one), target, learns=False)[1] for one in (path, tmp_path / "silent.jsonl"))
+    assert [policy.tier.tolist() for policy in told] == [policy.tier.tolist() for policy in untold]
 
 
 def test_one_model_is_no_cascade(tmp_path: Path) -> None:
