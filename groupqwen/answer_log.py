@@ -78,8 +78,8 @@ def read_log(path: Path, tiers: Sequence[str] = ()) -> Log:
         silent = [one["line"] for one in answered if not one["known"]]
         if silent:
             raise OutcomesError(
-                f"{path}, line {silent[0]}: `mean_logprob` must be a number; only the largest model ({models[-1]}) "
-                "may be without"
+                f"{path}, line {silent[0]}: `mean_logprob` must be a number; only the largest model "
+                f"({models[-1]}) may be without"
             )
     rules = load_routing()
     # The families that the Router will see, whatever the log calls them: a calibration for others would be of no
