@@ -62,6 +62,12 @@ class CacheRules(Strict):
 
     enabled: bool = True
     distance: float = Field(0.10, ge=0, le=1, description="Cosine distance up to which an entry serves.")
+    candidates: int = Field(3, ge=1, le=20, description="Of the nearest entries, so many are looked at.")
+    guards: bool = Field(
+        True,
+        description="Whether other numbers, units, names, negations or another order of words speak against an "
+        "entry, however near it is.",
+    )
     ttl_seconds: int = Field(3600, gt=0, description="An entry's life, from when it was written.")
     max_temperature: float = Field(
         1.0, ge=0, le=2, description="A request hotter than this wants variety, not a cached answer."

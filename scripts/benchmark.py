@@ -148,5 +148,21 @@ def cascade(
             main(path, target, [name for name in tiers.split(",") if name], plots)
 
 
+@app.command()
+def cache(
+    pairs: Annotated[
+        Path | None,
+        typer.Option(
+            help="Pairs of your own: CSV or JSON lines, `a`, `b`, `same`, and `set` if there are several."
+        ),
+    ] = None,
+) -> None:
+    """Which similar questions may share an answer: precision and hits on labelled pairs (docs/EVALUATION.md)."""
+    from benchmarks.cache_pairs import main
+
+    with told("--pairs"):
+        main(pairs)
+
+
 if __name__ == "__main__":
     app()

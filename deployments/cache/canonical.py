@@ -16,7 +16,7 @@ from configs.routing import CacheRules
 from deployments.classifier.rules import has_images, text_of
 from deployments.contract import ChatRequest, RawPromptRequest, RequestContext
 
-VERSION = 1
+VERSION = 2
 """Part of every key: raise it when what is stored or compared changes."""
 
 MAX_QUERY_CHARS = 2_000

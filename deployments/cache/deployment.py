@@ -14,6 +14,7 @@ from redis.exceptions import RedisError
 
 from configs.routing import CacheRules, Routing
 from deployments.cache.answer import CachedAnswer, Lookup
+from deployments.cache.guards import may_serve
 from deployments.cache.patience import Patience
 from deployments.cache.store import CacheStore, as_bytes, connect
 from deployments.embedding.embedder import Embedder
@@ -40,12 +41,14 @@ class SemanticCache:
         Redis never takes longer than its budget."""
         assert missed.fingerprint is not None and missed.query is not None
         embedding = self._embed_query(missed.query)
-        nearest = await self._patience.ask(
-            partial(self._store.nearest, missed.fingerprint, embedding), self._rules.budget_ms
+        near = await self._patience.ask(
+            partial(self._store.nearest, missed.fingerprint, embedding, self._rules.candidates),
+            self._rules.budget_ms,
         )
-        if nearest is not None and nearest[1] <= self._rules.distance:
-            return Lookup("semantic", nearest[0], nearest[1])
-        distance = nearest[1] if nearest else None
+        for found in near or ():
+            if may_serve(missed.query, found.query, found.distance, self._rules):
+                return Lookup("semantic", found.answer, found.distance)
+        distance = near[0].distance if near else None
         return replace(missed, distance=distance, embedding=embedding, similar_may_serve=False)
 
     async def store(self, answer: CachedAnswer, missed: Lookup) -> None:
@@ -62,6 +65,7 @@ class SemanticCache:
                 self._rules.ttl_seconds,
                 fingerprint=missed.fingerprint,
                 embedding=embedding,
+                query=missed.query,
             )
         except (RedisError, OSError, TimeoutError) as error:
             self._patience.failed(error)

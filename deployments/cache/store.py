@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from deployments.cache.answer import CachedAnswer
 EXACT = "gq:exact:"
 PREFIX = "gq:semantic"
 INDEX = "gq:semantic:idx"
+_RETURNED = ("answer", "query", "expires_at", "distance")
 
 
 def connect(url: str) -> Redis:
@@ -36,6 +37,15 @@ async def get_exact(redis: Redis, key: str) -> CachedAnswer | None:
     """The answer to exactly this request. Raises `RedisError`."""
     value = await redis.get(EXACT + key)
     return _load(value) if value else None
+
+
+@dataclass(frozen=True)
+class Near:
+    """An entry that was found by its vector. `query`: the question that it answers; `distance`: cosine, 0 to 2."""
+
+    answer: CachedAnswer
+    query: str
+    distance: float
 
 
 class CacheStore:
@@ -64,8 +74,8 @@ class CacheStore:
         )
         self._indexed = False
 
-    async def nearest(self, fingerprint: str, embedding: bytes) -> tuple[CachedAnswer, float] | None:
-        """The most similar entry with this fingerprint, and its cosine distance (0 to 2)."""
+    async def nearest(self, fingerprint: str, embedding: bytes, count: int) -> list[Near]:
+        """The `count` most similar entries with this fingerprint, the nearest first."""
         await self._ensure_index()
         # redisvl's schema and index, but its query in plain words: building and parsing its query objects
         # takes longer than the search.
@@ -73,18 +83,20 @@ class CacheStore:
             reply: Any = await self._redis.execute_command(  # type: ignore[no-untyped-call]
                 "FT.SEARCH",
                 INDEX,
-                f"(@fingerprint:{{{fingerprint}}})=>[KNN 1 @embedding $vector AS distance]",
-                *("PARAMS", "2", "vector", embedding, "RETURN", "3", "answer", "expires_at", "distance"),
-                *("DIALECT", "2"),
+                f"(@fingerprint:{{{fingerprint}}})=>[KNN {count} @embedding $vector AS distance]",
+                *("PARAMS", "2", "vector", embedding, "SORTBY", "distance"),
+                *("RETURN", str(len(_RETURNED)), *_RETURNED, "LIMIT", "0", str(count), "DIALECT", "2"),
             )
         except ResponseError:
             # Redis was restarted empty and has lost the index; the next lookup makes it again.
             self._indexed = False
             raise
-        found = _first_result(reply)
-        if found is None or float(found["expires_at"]) < time.time():
-            return None
-        return _load(found["answer"]), float(found["distance"])
+        now = time.time()
+        return [
+            Near(_load(found["answer"]), found.get("query", ""), float(found["distance"]))
+            for found in _results(reply)
+            if float(found["expires_at"]) >= now
+        ]
 
     async def put(
         self,
@@ -94,6 +106,7 @@ class CacheStore:
         *,
         fingerprint: str | None,
         embedding: bytes | None,
+        query: str | None,
     ) -> None:
         """Keep an answer for `ttl_seconds` from now; reading it does not prolong that."""
         body = json.dumps(asdict(answer))
@@ -105,6 +118,7 @@ class CacheStore:
             fields: dict[str, str | bytes] = {
                 "fingerprint": fingerprint,
                 "embedding": embedding,
+                "query": query or "",
                 "answer": body,
                 "expires_at": str(time.time() + ttl_seconds),
             }
@@ -158,19 +172,16 @@ def _load(value: bytes | str) -> CachedAnswer:
     return CachedAnswer(**json.loads(value))
 
 
-def _first_result(reply: Any) -> dict[str, str] | None:
-    """The fields of the first document, in the reply's form of RESP 2 (a list) or 3 (a map)."""
+def _results(reply: Any) -> list[dict[str, str]]:
+    """The fields of each document, in the reply's form of RESP 2 (a list) or 3 (a map)."""
     if isinstance(reply, dict):
         named = {_text(key): value for key, value in reply.items()}
-        results = named.get("results") or []
-        if not results:
-            return None
-        first = {_text(key): value for key, value in results[0].items()}
-        return {_text(key): _text(value) for key, value in first["extra_attributes"].items()}
-    if not reply[0]:
-        return None
-    fields = reply[2]
-    return {_text(fields[i]): _text(fields[i + 1]) for i in range(0, len(fields), 2)}
+        documents = [{_text(key): value for key, value in found.items()} for found in named.get("results") or []]
+        pairs = [list(document.get("extra_attributes", {}).items()) for document in documents]
+    else:
+        # (One that has expired meanwhile has none.)
+        pairs = [list(zip(fields[::2], fields[1::2], strict=True)) for fields in reply[2::2] if fields]
+    return [{_text(key): _text(value) for key, value in fields} for fields in pairs if fields]
 
 
 def _text(value: bytes | str) -> str:

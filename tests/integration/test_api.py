@@ -80,6 +80,9 @@ def test_cache_exact_semantic_and_bypass(stack: Stack) -> None:
     similar = stack.ask(f"In one word, what colour is {word} grass?", cache=None, **fields)
     assert similar.headers["x-groupqwen-cache"] == "semantic"
     assert similar.json()["metadata"]["cache_distance"] <= 0.10
+    denied = stack.ask(f"In one word: what colour is {word} grass not?", cache=None, **fields)
+    assert denied.headers["x-groupqwen-cache"] == "miss", "a guard speaks against it"
+    assert denied.json()["metadata"]["cache_distance"] <= 0.10, "near as it is"
     other_system = stack.post(
         "/chat/completions",
         {
