@@ -19,6 +19,9 @@ STRENGTHS = (0.1, 0.3, 1.0)
 CHOSEN_BY = 4
 """Variants, from the worst to the best, that decide between them: thirty would say the same."""
 
+CHOSEN_FROM = 2000
+"""Rows, of each split's two parts at most: more would say the same, in minutes."""
+
 Values = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.intp]
 Matrix = Any
@@ -53,7 +56,7 @@ def _strength(matrix: Matrix, right: Sequence[Values], splits: Sequence[tuple[Ro
     for learned_from, held in splits:
         for index in sorted(asked):
             ok = right[index]
-            rows, other = (part[~np.isnan(ok[part])] for part in (learned_from, held))
+            rows, other = (_some(part[~np.isnan(ok[part])]) for part in (learned_from, held))
             if not len(rows) or not len(other):
                 continue
             for strength in STRENGTHS:
@@ -61,3 +64,8 @@ def _strength(matrix: Matrix, right: Sequence[Values], splits: Sequence[tuple[Ro
                 said = 1 / (1 + np.exp(-(matrix[other] @ weights + bias)))
                 loss[strength] += len(other) * log_loss(ok[other] > 0.5, said, labels=[False, True])
     return min(STRENGTHS, key=lambda strength: loss[strength])
+
+
+def _some(rows: Rows) -> Rows:
+    """Evenly spread."""
+    return rows[:: -(-len(rows) // CHOSEN_FROM)] if len(rows) > CHOSEN_FROM else rows
