@@ -31,7 +31,7 @@ def main(path: Path | None) -> None:
     vectors = vectors_of([text for first, second, _, _ in rows for text in (first, second)], console)
     if vectors is None:
         return
-    distance = 1 - np.sum(vectors[::2] * vectors[1::2], axis=1)
+    distance = 1 - np.sum(vectors.values[::2] * vectors.values[1::2], axis=1)
     said = [{one.split(":")[0] for one in objections(first, second)} for first, second, _, _ in rows]
     same = np.array([label for _, _, label, _ in rows])
     sets = np.array([name for _, _, _, name in rows])

@@ -92,7 +92,7 @@ def _calibration_table(log: Log, held: Held) -> None:
             f"{expected_calibration_error(held.sure_alone[k], log.ok[name]):.3f}",
         ]
         for k, name in enumerate(log.models)
-        if any(one.signals.mean_logprob for one in log.answers[name])
+        if not log.silent(name)
     ]
     show(
         "How well confidence is calibrated, on answers that were not learned from (ECE, ten bins of equal width)",

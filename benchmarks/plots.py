@@ -56,10 +56,10 @@ def _cost_quality(log: Log, policies: Sequence[Policy], held: Held, path: Path) 
 def _reliability(log: Log, held: Held, path: Path) -> None:
     from benchmarks.cascade import bins
 
-    width = 3.2 * len(log.models)
-    figure, panels = plt.subplots(1, len(log.models), figsize=(width, 3.4), sharey=True, squeeze=False)
-    for k, name in enumerate(log.models):
-        axes = panels[0][k]
+    shown = [(k, name) for k, name in enumerate(log.models) if not log.silent(name)]
+    width = 3.2 * len(shown)
+    figure, panels = plt.subplots(1, len(shown), figsize=(width, 3.4), sharey=True, squeeze=False)
+    for axes, (k, name) in zip(panels[0], shown, strict=True):
         before, after = bins(log, held, k)
         axes.plot([0, 1], [0, 1], ":", color="grey")
         axes.plot([x for x, _, _ in before], [y for _, y, _ in before], "o-", label="exp(mean log-probability)")

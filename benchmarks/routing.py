@@ -27,7 +27,7 @@ from benchmarks.many_models import column, csv_rows, many_models
 from configs.catalog import load_catalog
 from configs.profile import Profile, load_profile
 from configs.routing import load_routing
-from deployments.classifier.families import held_out_right
+from deployments.classifier.families import held_out
 from deployments.classifier.layers import Layers
 from deployments.classifier.learned import Learned
 from deployments.classifier.measures import apgr
@@ -111,7 +111,7 @@ def _pair_table(title: str, outcomes: Outcomes, sizes: tuple[int, ...]) -> None:
         by_text = held_out_scores(counted, outcomes, FOLDS, SEED, by_group, most)
         scores[name] = _gain(by_text)
         if vectors is not None:
-            by_vector = held_out_by_vectors(vectors, outcomes, FOLDS, SEED, by_group, most)
+            by_vector = held_out_by_vectors(vectors.values, outcomes, FOLDS, SEED, by_group, most)
             scores[f"{name}, and by embedding"] = _gain(averaged(by_text, by_vector))
 
     with console.status(f"{title}: learning …"):
@@ -220,7 +220,7 @@ def families(path: Path) -> None:
 
 def _family_table(questions: list[str], labels: npt.NDArray[np.str_]) -> None:
     with console.status("Task family: learning …"):
-        right = held_out_right(count_terms(questions), labels, FOLDS, SEED)
+        right, _ = held_out(count_terms(questions), labels, FOLDS, SEED)
     most = max(np.mean(labels == label) for label in set(labels))
     show(
         f"Task family: {len(questions):,} questions, {len(set(labels))} domains",

@@ -38,6 +38,10 @@ class Log:
     latency: Mapping[str, Values]
     answers: Mapping[str, Sequence[Answered]] = field(default_factory=dict)
 
+    def silent(self, model: str) -> bool:
+        """Whether nothing is known of how sure it was."""
+        return not any(one.signals.mean_logprob for one in self.answers[model])
+
     def labelled(self, model: str, rows: npt.NDArray[np.intp], priors: Values | None = None) -> list[Answered]:
         """A model's answers to some questions, beside whether the last model was right; `priors`: P(right) before
         the answer, for each of them."""
@@ -73,13 +77,14 @@ def read_log(path: Path, tiers: Sequence[str] = ()) -> Log:
     cost = {model: column(model, "cost") for model in models}
     if not tiers:
         models.sort(key=lambda model: float(cost[model].mean()))
-    for model in models[:-1]:
+    for model in models:
         answered = [by_question[question][model] for question in questions]
         silent = [one["line"] for one in answered if not one["known"]]
-        if silent:
+        # Of the largest, all or nothing: a part of its answers would be taken for certain.
+        if silent and (model != models[-1] or len(silent) < len(answered)):
             raise OutcomesError(
                 f"{path}, line {silent[0]}: `mean_logprob` must be a number; only the largest model "
-                f"({models[-1]}) may be without"
+                f"({models[-1]}) may be without, in all of its lines"
             )
     rules = load_routing()
     # The families that the Router will see, whatever the log calls them: a calibration for others would be of no

@@ -47,15 +47,16 @@ def read_outcomes(path: Path) -> Outcomes:
 
 
 def read_families(path: Path) -> tuple[list[str], list[str]]:
-    """Labelled questions: `question` and `category` on each line, in the same forms. Raises `OutcomesError`."""
-    questions, labels = [], []
+    """Labelled questions: `question` and `category` on each line, in the same forms. One that comes twice counts
+    once, so that none is both learned from and held out. Raises `OutcomesError`."""
+    found: dict[str, str] = {}
     for line, row in rows_of(path):
         question, label = (str(row.get(name) or "").strip() for name in ("question", "category"))
         if not question or not label:
             raise OutcomesError(f"{path}, line {line}: it needs `question` and `category`")
-        questions.append(question)
-        labels.append(label)
-    return questions, labels
+        if found.setdefault(question, label) != label:
+            raise OutcomesError(f"{path}, line {line}: this question was {found[question]!r} before")
+    return list(found), list(found.values())
 
 
 def rows_of(path: Path) -> list[tuple[int, Mapping[str, Any]]]:

@@ -16,7 +16,7 @@ from rich.table import Column, Table
 
 from configs.home import home
 from configs.routing import load_routing
-from deployments.classifier.learned import ArtifactError, Learned, load_learned
+from deployments.classifier.learned import FAMILIES, ROUTER, ArtifactError, Learned, load_learned
 from deployments.classifier.training import Outcomes
 from deployments.ledger.store import LedgerStore
 from deployments.router.calibration import Calibration, CalibrationError, load_calibration
@@ -55,16 +55,16 @@ def train(
     kind of question says little about another. `groupqwen deploy` brings it into service.
     """
     from deployments.classifier.training import TooLittle, learn, mean_auroc
-    from groupqwen.vectors import embedder_name, vectors_of
+    from groupqwen.vectors import vectors_of
 
     path = artifact or home().router
     try:
         outcomes = outcomes_of(asyncio.run(labelled())) if source == "ledger" else read_outcomes(Path(source))
         vectors = vectors_of(outcomes.questions, console) if embedding else None
         with console.status(f"Learning from {len(outcomes.questions):,} questions …"):
-            learned = learn(outcomes, folds, vectors=vectors)
-        if learned.embedded is not None:
-            learned = replace(learned, about={**learned.about, "embedder": embedder_name()})
+            learned = learn(outcomes, folds, vectors=None if vectors is None else vectors.values)
+        if learned.embedded is not None and vectors is not None:
+            learned = replace(learned, about={**learned.about, "embedder": vectors.embedder})
     except (OutcomesError, TooLittle) as error:
         raise typer.BadParameter(str(error), param_hint="--from") from error
     show(learned.about["measures"], len(outcomes.questions))
@@ -90,9 +90,13 @@ def families(
     artifact: Annotated[
         Path | None, typer.Option("--artifact", help="The file; unset: families.npz in GROUPQWEN_HOME.")
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a better one.")] = False,
 ) -> None:
     """Learn what a question is about, from questions with your labels, for rules in `routing.yaml`
-    (`when: {domain: [law]}`). `groupqwen deploy` brings it into service."""
+    (`when: {domain: [law]}`). `groupqwen deploy` brings it into service.
+
+    A question that is told less surely than nearly all of these were has no domain.
+    """
     from deployments.classifier.families import learn_families
     from deployments.classifier.training import TooLittle
 
@@ -108,6 +112,11 @@ def families(
         f"{len(learned.names)} labels, {len(questions):,} questions, held out in turn: {measured['accuracy']:.1%} "
         f"are told right (always the commonest: {measured['commonest']:.1%})."
     )
+    before = _before(path, FAMILIES)
+    was = before.about["measures"]["accuracy"] if before else 0.0
+    if was > measured["accuracy"] and not force:
+        console.print(f"[yellow]{path} is better ({was:.1%} right) and stays; --force replaces it.[/yellow]")
+        raise typer.Exit(1)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     learned.save(path)
     console.print(f"Written: {path}. `groupqwen deploy` brings it into service.")
@@ -267,9 +276,9 @@ def show(measures: dict[str, Any], questions: int) -> None:
         console.print(f"{pair}: APGR {one['apgr']:.3f} (chance: 0.500)")
 
 
-def _before(path: Path) -> Learned | None:
+def _before(path: Path, kind: str = ROUTER) -> Learned | None:
     try:
-        return load_learned(path)
+        return load_learned(path, kind)
     except (ArtifactError, OSError):
         return None
 

@@ -77,7 +77,8 @@ def _semantically_eligible(request: ChatRequest, query: str) -> bool:
     turns = [message for message in request.messages if message["role"] not in ("system", "developer")]
     return (
         len(turns) == 1
-        and turns[0]["role"] == "user"
+        # (What is looked up is the last message: a system message after the question is not the question.)
+        and request.messages[-1]["role"] == "user"
         and request.seed is None
         and (request.response_format or {}).get("type", "text") == "text"
         and not request.logit_bias

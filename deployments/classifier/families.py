@@ -12,13 +12,15 @@ import numpy.typing as npt
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 
-from deployments.classifier.learned import Block, Floats, Learned
-from deployments.classifier.regression import Rows
+from deployments.classifier.learned import FAMILIES, Block, Floats, Learned
+from deployments.classifier.regression import Rows, Values
 from deployments.classifier.training import Counted, TooLittle, count_terms, matrix_of, vocabulary
 
-KIND = "families"
 STRENGTH = 10.0
 """Inverse of the regularization, scikit-learn's C. Words tell domains apart plainly; outcomes they do not."""
+
+UNSURE = 0.05
+"""Share of known questions that are taken for something else: greetings and the like are told less surely."""
 
 Labels = npt.NDArray[np.str_]
 
@@ -35,28 +37,33 @@ def learn_families(questions: Sequence[str], labels: Sequence[str], folds: int =
             else "there must be two labels at least"
         )
     counted = count_terms(questions)
-    right = held_out_right(counted, named, folds, seed)
+    right, sure = held_out(counted, named, folds, seed)
     names, words, pieces, weights, bias = _fit(counted, named, np.arange(len(named)))
     rows = zip(questions, labels, strict=True)
     digest = hashlib.sha256("\0".join(f"{question}\t{label}" for question, label in rows).encode())
     measured = {
-        "accuracy": round(float(np.mean(np.concatenate(right))), 4),
+        "accuracy": round(float(np.concatenate(right).mean()), 4),
         "worst_fold": round(float(min(part.mean() for part in right)), 4),
+        "sure": round(float(np.quantile(np.concatenate(sure), UNSURE)), 4),
         "commonest": round(max(counts.values()) / len(named), 4),
     }
-    about = {"kind": KIND, "data": digest.hexdigest(), "questions": len(named), "measures": measured}
+    about = {"kind": FAMILIES, "data": digest.hexdigest(), "questions": len(named), "measures": measured}
     known = (np.array([0.0], np.float32), np.array([0.5], np.float32))
     return Learned(names, words, pieces, weights, bias, (known,) * len(names), about)
 
 
-def held_out_right(counted: Counted, labels: Labels, folds: int, seed: int) -> list[npt.NDArray[np.bool_]]:
-    """Of each fold's questions, which were told right by a model that has not seen them."""
-    found = []
+def held_out(
+    counted: Counted, labels: Labels, folds: int, seed: int
+) -> tuple[list[npt.NDArray[np.bool_]], list[Values]]:
+    """Of each fold's questions, by a model that has not seen them: which were told right, and how sure it was."""
+    right, sure = [], []
     for learned_from, held in StratifiedKFold(folds, shuffle=True, random_state=seed).split(labels, labels):
         names, words, pieces, weights, bias = _fit(counted, labels, learned_from)
         scores = matrix_of(counted, held, words, pieces) @ weights.T.astype(np.float64) + bias
-        found.append(np.array(names)[scores.argmax(axis=1)] == labels[held])
-    return found
+        odds = np.exp(scores - scores.max(axis=1, keepdims=True))
+        right.append(np.array(names)[scores.argmax(axis=1)] == labels[held])
+        sure.append(odds.max(axis=1) / odds.sum(axis=1))
+    return right, sure
 
 
 def _fit(counted: Counted, labels: Labels, rows: Rows) -> tuple[tuple[str, ...], Block, Block, Floats, Floats]:

@@ -18,7 +18,6 @@ from deployments.classifier.learned import Floats, Learned
 from deployments.classifier.rules import THINKING, Classification, classify, last_user_text
 from deployments.contract import ChatRequest
 
-SURE_DOMAIN = 0.5
 SURE_LANGUAGE = 0.95
 SHORTEST_LANGUAGE = 20
 """Characters: of fewer, the language is a guess."""
@@ -58,8 +57,7 @@ class Domain:
         self._families = families
 
     def read(self, request: ChatRequest, found: Classification, embedding: Floats | None) -> Classification:
-        domain, probability = self._families.likeliest(last_user_text(request.messages))
-        return replace(found, domain=domain if probability >= SURE_DOMAIN else None)
+        return replace(found, domain=self._families.likeliest(last_user_text(request.messages)))
 
 
 class LearnedOutcomes:

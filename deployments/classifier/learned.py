@@ -21,6 +21,8 @@ import numpy.typing as npt
 from deployments.classifier.ngrams import SHAPE, shape, terms
 
 VERSION = 1
+ROUTER, FAMILIES = "router", "families"
+"""Kinds of artifacts: P(right) of variants, and scores of labels."""
 
 Floats = npt.NDArray[np.float32]
 Knots = tuple[Floats, Floats]
@@ -96,12 +98,12 @@ class Learned:
             for name, score, knots in zip(self.names, scores, calibration, strict=True)
         }
 
-    def likeliest(self, text: str) -> tuple[str, float]:
-        """The output with the highest score and its probability, where just one of them holds."""
+    def likeliest(self, text: str) -> str | None:
+        """Of labels, the one that holds; None where it is less sure than it nearly always is of such questions."""
         scores = self.scores(text).astype(np.float64)
         odds = np.exp(scores - scores.max())
-        best = int(odds.argmax())
-        return self.names[best], float(odds[best] / odds.sum())
+        sure = odds.max() / odds.sum() >= float(self.about["measures"]["sure"])
+        return self.names[int(odds.argmax())] if sure else None
 
     def save(self, path: Path) -> None:
         """Write the artifact; it is there whole or not at all."""
@@ -125,13 +127,15 @@ class Learned:
         staged.replace(path)
 
 
-def load_learned(path: Path) -> Learned:
-    """Raises `ArtifactError`, and `OSError` where there is no file."""
+def load_learned(path: Path, kind: str = ROUTER) -> Learned:
+    """Raises `ArtifactError`, also for an artifact of another kind, and `OSError` where there is no file."""
     try:
         with np.load(path, allow_pickle=False) as file:
             about = json.loads(_text(file["about"]))
             if about.get("version") != VERSION:
                 raise ArtifactError(f"{path} is of version {about.get('version')}, and this reads {VERSION}")
+            if about.get("kind", ROUTER) != kind:
+                raise ArtifactError(f"{path} holds {about.get('kind', ROUTER)}, not {kind}")
             names = tuple(str(name) for name in about["names"])
             words, pieces = (_block(file, kind) for kind in ("words", "pieces"))
             weights, bias = file["weights"].astype(np.float32), file["bias"].astype(np.float32)

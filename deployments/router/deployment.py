@@ -112,7 +112,7 @@ class Router:
 
     async def route(self, request: ChatRequest, context: RequestContext) -> RouteDecision:
         """The decision alone. Raises `ChatError`."""
-        found = await self._reader.classification(request)
+        found = await self._reader.classification(request, await self._reader.embedding(request))
         return self._rules.decide(request, context, found, self._conversations.last(request, context))
 
     async def feedback(self, request_id: str, key_id: str, good: bool) -> bool:

@@ -3,6 +3,7 @@ Whoever is away is done without."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from dataclasses import replace
 
@@ -22,6 +23,9 @@ from deployments.contract import ChatRequest, RequestContext
 from deployments.router.rules import resolve_model
 
 logger = logging.getLogger("ray.serve")
+
+PATIENCE_SECONDS = 1.0
+"""For anything that a question may do without: Serve lets calls wait for a deployment that is being restarted."""
 
 GONE = (RayActorError, RayTaskError, RayServeException)
 """What a call to a deployment that is away raises."""
@@ -51,9 +55,11 @@ class Reader:
         """The first half of a lookup; and the second, where the decision hangs on the embedding that it makes."""
         lookup = await self._exact.look_up(request, context, self._routing.cache)
         if lookup.answer is None and self._reads_embedding(request):
+            asked = lookup.similar_may_serve
             lookup = await self.similar(lookup)
-            if lookup.answer is None and lookup.embedding is None:
-                lookup = replace(lookup, embedding=await self._embedding(request))
+            # (A cache that has just said nothing is not asked once more.)
+            if lookup.answer is None and not asked:
+                lookup = replace(lookup, embedding=await self._made(request))
         return lookup
 
     async def similar(self, lookup: Lookup) -> Lookup:
@@ -62,11 +68,11 @@ class Reader:
         if not lookup.similar_may_serve:
             return lookup
         try:
-            found: Lookup = await self._find_similar.remote(lookup)
+            found: Lookup = await asyncio.wait_for(self._find_similar.remote(lookup), PATIENCE_SECONDS)
             return found
-        except GONE:
+        except (*GONE, TimeoutError):
             logger.warning("the cache did not answer; the request goes on without it")
-            return lookup
+            return replace(lookup, similar_may_serve=False)
 
     async def keep(self, answer: CachedAnswer, lookup: Lookup) -> None:
         """Give the cache what a miss has led to."""
@@ -80,16 +86,19 @@ class Reader:
         vectors, _ = await self._embed.remote(texts)
         return list(vectors)
 
+    async def embedding(self, request: ChatRequest) -> bytes | None:
+        """For a decision that no lookup comes before; None where nobody would read it."""
+        return await self._made(request) if self._reads_embedding(request) else None
+
     async def classification(self, request: ChatRequest, embedding: bytes | None = None) -> Classification:
         """The Classifier's word where the decision hangs on it; our own by the same rules where a variant was
         named, or where the Classifier is away. `embedding`: the question's, as a lookup has made it."""
         if not self._names_one(request):
             try:
-                if embedding is None and self._reads_embedding(request):
-                    embedding = await self._embedding(request)
-                found: Classification = await self._classify.remote(request, embedding)
+                asked = self._classify.remote(request, embedding)
+                found: Classification = await asyncio.wait_for(asked, PATIENCE_SECONDS)
                 return found
-            except GONE:
+            except (*GONE, TimeoutError):
                 logger.warning("the Classifier did not answer; the rules are applied here")
         return classify(request.messages, self._routing)
 
@@ -101,10 +110,11 @@ class Reader:
     def _names_one(self, request: ChatRequest) -> bool:
         return resolve_model(request.model, self._profile, self._routing).kind == "variant"
 
-    async def _embedding(self, request: ChatRequest) -> bytes | None:
-        """Made for the decision alone; None while the cache is away."""
+    async def _made(self, request: ChatRequest) -> bytes | None:
+        """For the decision alone; None while the cache is away."""
         try:
-            return bytes(await self._embed_query.remote(last_user_text(request.messages)))
-        except GONE:
+            asked = self._embed_query.remote(last_user_text(request.messages))
+            return bytes(await asyncio.wait_for(asked, PATIENCE_SECONDS))
+        except (*GONE, TimeoutError):
             logger.warning("the cache made no embedding; the decision is made by the text alone")
             return None

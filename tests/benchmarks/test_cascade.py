@@ -111,6 +111,9 @@ def test_the_largest_needs_no_confidence(tmp_path: Path) -> None:
     target = Target(accepted_wrong=0.1)
     told, untold = (replay(read_log(one), target, learns=False)[1] for one in (path, tmp_path / "silent.jsonl"))
     assert [policy.tier.tolist() for policy in told] == [policy.tier.tolist() for policy in untold]
+    (tmp_path / "half.jsonl").write_text("\n".join(map(json.dumps, rows[:300] + silent[300:])))
+    with pytest.raises(OutcomesError, match="in all of its lines"):
+        read_log(tmp_path / "half.jsonl")
 
 
 def test_one_model_is_no_cascade(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from configs.catalog import load_catalog
 from configs.profile import load_profile
 from configs.routing import Condition, Rule, load_routing
 from deployments.classifier.layers import Layers
-from deployments.classifier.learned import load_learned
+from deployments.classifier.learned import FAMILIES, load_learned
 from deployments.classifier.training import learn
 from deployments.contract import ChatRequest, RequestContext
 from deployments.router.calibration import load_calibration
@@ -117,18 +117,20 @@ def test_what_a_question_is_about_is_learned_from_labels_and_rules_may_use_it(ho
     assert done.exit_code == 0, done.output
     assert "2 labels, 80 questions" in done.output
     assert "100.0% are told right" in done.output
-    layers = Layers(load_routing(), None, families=load_learned(home / "families.npz"))
+    layers = Layers(load_routing(), None, families=load_learned(home / "families.npz", FAMILIES))
 
     def domain(text: str) -> str | None:
         return layers.read(ChatRequest(messages=[{"role": "user", "content": text}])).domain
 
-    assert domain("Is this contract void?") == "law"
-    assert domain("How long must the dish boil?") == "food"
+    assert domain("Is the contract 99 void under clause 3?") == "law"
+    assert domain("How long must dish 99 boil at heat 3?") == "food"
+    assert domain("hi") is None, "of two labels one is always likelier"
+    assert domain("") is None
     rules = load_routing().model_copy(
         update={"rules": (Rule(name="lawyers", when=Condition(domain=("law",)), prefer="qwen2.5-coder-1.5b"),)}
     )
     deciding = Rules(load_profile("cpu"), load_catalog(), rules)
-    for text, reason in (("Is this contract void?", "rule: lawyers"), ("How long must it boil?", "trivial query")):
+    for text, reason in (("Is the contract 99 void under clause 3?", "rule: lawyers"), ("hi", "trivial query")):
         request = ChatRequest(messages=[{"role": "user", "content": text}])
         decision = deciding.decide(request, RequestContext("r", "k"), layers.read(request))
         assert decision.reason == reason
@@ -144,7 +146,29 @@ def test_labels_that_are_too_few_are_refused_with_the_line_or_the_label(home: Pa
     told = run("router", "families", "--from", str(bad))
     assert told.exit_code != 0
     assert "line 3" in told.output
+    bad.write_text("question,category\nWhat?,law\nWhat?,law\nWhat?,food\n")
+    assert "line 4" in run("router", "families", "--from", str(bad)).output, "one question, two labels"
     assert not (home / "families.npz").exists()
+
+
+def test_one_kind_of_artifact_is_not_taken_for_another_and_a_better_one_stays(home: Path, tmp_path: Path) -> None:
+    path = home / "families.npz"
+    assert run("router", "families", "--from", str(labelled(tmp_path / "good.csv", 40))).exit_code == 0
+    shown = run("router", "show", "--artifact", str(path))
+    assert shown.exit_code != 0
+    assert "holds families, not router" in shown.output
+    kept = path.read_bytes()
+    muddle = tmp_path / "muddle.csv"
+    muddle.write_text(
+        "question,category\n"
+        + "\n".join(f"What is {number}?,{'law' if number % 2 else 'food'}" for number in range(40))
+    )
+    worse = run("router", "families", "--from", str(muddle))
+    assert worse.exit_code == 1
+    assert "is better" in worse.output
+    assert path.read_bytes() == kept
+    assert run("router", "families", "--from", str(muddle), "--force").exit_code == 0
+    assert path.read_bytes() != kept
 
 
 def test_keys_are_listed_and_may_prefer_something(home: Path) -> None:

@@ -30,7 +30,7 @@ def test_a_ray_that_dies_comes_back_with_the_application(light: Stack) -> None:
     wait_for(lambda: light.health().get("status") != "ok", 30, "Ray's death was not noticed")
     light.wait_until_well(180)
     assert light.processes("raylet/raylet")[0].pid != before.pid
-    assert len(light.processes("bin/haproxy")) == 1
+    wait_for(lambda: len(light.processes("bin/haproxy")) == 1, 20, "an HAProxy of before goes on")
     assert light.ask("Are you back?", model=SMALL, max_tokens=3).status_code == 200
 
 
