@@ -16,7 +16,7 @@ from benchmarks.machine import console, show
 from benchmarks.many_models import mixture
 from benchmarks.replay import SEED, Fold, Held, Policy, Values, direct, replay
 from configs.escalation import Target
-from deployments.classifier.measures import expected_calibration_error
+from deployments.classifier.measures import chance_error, expected_calibration_error
 from deployments.router.bounds import Threshold
 from deployments.router.calibrating import reliability
 from groupqwen.answer_log import Log, read_log
@@ -90,13 +90,14 @@ def _calibration_table(log: Log, held: Held) -> None:
             f"{log.ok[name].mean():.3f}",
             f"{expected_calibration_error(held.raw[k], log.ok[name]):.3f}",
             f"{expected_calibration_error(held.sure_alone[k], log.ok[name]):.3f}",
+            f"{chance_error(held.sure_alone[k]):.3f}",
         ]
         for k, name in enumerate(log.models)
         if not log.silent(name)
     ]
     show(
         "How well confidence is calibrated, on answers that were not learned from (ECE, ten bins of equal width)",
-        ["model", "right", "exp(mean log-probability)", "calibrated"],
+        ["model", "right", "exp(mean log-probability)", "calibrated", "a perfect one's, by chance"],
         rows,
     )
 

@@ -16,7 +16,14 @@ from benchmarks.machine import console
 from configs.escalation import Target
 from configs.routing import load_routing
 from deployments.classifier.rules import classify
-from deployments.classifier.training import Outcomes, calibration, count_terms, held_out_scores, scores_for
+from deployments.classifier.training import (
+    Outcomes,
+    calibration,
+    count_terms,
+    held_out_scores,
+    scores_for,
+    text_strength,
+)
 from deployments.router.bounds import Threshold, accepted_wrong, quality
 from deployments.router.calibrating import calibrate
 from deployments.router.calibration import Calibrated, joint_threshold, log_odds
@@ -196,8 +203,10 @@ def _priors(log: Log, train: Rows, test: Rows) -> tuple[Values, Values]:
     outcomes = Outcomes(log.questions, {name: log.ok[name] for name in log.models})
     part = outcomes.some(train)
     counted = count_terms(part.questions)
-    raw = held_out_scores(counted, part, INNER_FOLDS, SEED)
-    raw_test = scores_for(part, [log.questions[row] for row in test])
+    # One strength for all, since all share a calibration.
+    strength = text_strength(counted, part, np.arange(len(train)), SEED)
+    raw = held_out_scores(counted, part, INNER_FOLDS, SEED, strength=strength)
+    raw_test = scores_for(part, [log.questions[row] for row in test], strength)
     train_prior, test_prior = np.zeros(raw.T.shape), np.zeros(raw_test.T.shape)
     for k, name in enumerate(log.models):
         knots = calibration(raw[:, k], part.right[name])

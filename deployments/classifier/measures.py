@@ -47,6 +47,14 @@ def expected_calibration_error(probability: Values, ok: Values, bins: int = 10) 
     return float(np.abs(gaps).sum() / len(ok))
 
 
+def chance_error(probability: Values, draws: int = 200, seed: int = 0) -> float:
+    """The ECE that these probabilities would show in the mean if each of them were exactly true: what is left of
+    it with so few answers."""
+    draw = np.random.default_rng(seed)
+    outcomes = (draw.random((draws, len(probability))) < probability).astype(np.float64)
+    return float(np.mean([expected_calibration_error(probability, ok) for ok in outcomes]))
+
+
 def auroc(score: Values, ok: Values) -> float:
     """The chance that a right one scores above a wrong one; 0.5 where one of the two kinds is missing."""
     right = ok > 0.5

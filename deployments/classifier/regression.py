@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import log_loss
 
 from deployments.classifier.learned import Floats
+from deployments.classifier.measures import auroc
 
 STRENGTHS = (0.1, 0.3, 1.0)
 """Inverses of the regularization, scikit-learn's C."""
@@ -28,10 +28,9 @@ Matrix = Any
 """Rows × columns: scipy's csr_matrix, which has no types, or an array."""
 
 
-def fit(matrix: Matrix, right: Sequence[Values], splits: Sequence[tuple[Rows, Rows]]) -> tuple[Floats, Floats]:
+def fit(matrix: Matrix, right: Sequence[Values], strength: float) -> tuple[Floats, Floats]:
     """Weights (variants × columns) and bias. `right`: for each variant 1 or 0 for each row, NaN where it has not
-    answered. `splits`: of the rows; under the strength that is chosen, what is held out is the likeliest."""
-    strength = _strength(matrix, right, splits)
+    answered. `strength`: one of `STRENGTHS`."""
     weights = np.zeros((len(right), matrix.shape[1]), np.float32)
     bias = np.zeros(len(right), np.float32)
     for index, ok in enumerate(right):
@@ -48,11 +47,12 @@ def _one(matrix: Matrix, right: npt.NDArray[np.bool_], strength: float) -> tuple
     return fitted.coef_[0], float(fitted.intercept_[0])
 
 
-def _strength(matrix: Matrix, right: Sequence[Values], splits: Sequence[tuple[Rows, Rows]]) -> float:
-    """By the likelihood of what was held out."""
+def best_strength(matrix: Matrix, right: Sequence[Values], splits: Sequence[tuple[Rows, Rows]]) -> float:
+    """Of `STRENGTHS`, the one under which what is held out (`splits`: of the rows) is told apart best, by AUROC.
+    (Not by likelihood, which would ask for scores that need no calibration; they get one.)"""
     by_mean = sorted(range(len(right)), key=lambda index: float(np.nanmean(right[index])))
     asked = {by_mean[round(place)] for place in np.linspace(0, len(by_mean) - 1, min(CHOSEN_BY, len(by_mean)))}
-    loss = dict.fromkeys(STRENGTHS, 0.0)
+    told = dict.fromkeys(STRENGTHS, 0.0)
     for learned_from, held in splits:
         for index in sorted(asked):
             ok = right[index]
@@ -61,9 +61,8 @@ def _strength(matrix: Matrix, right: Sequence[Values], splits: Sequence[tuple[Ro
                 continue
             for strength in STRENGTHS:
                 weights, bias = _one(matrix[rows], ok[rows] > 0.5, strength)
-                said = 1 / (1 + np.exp(-(matrix[other] @ weights + bias)))
-                loss[strength] += len(other) * log_loss(ok[other] > 0.5, said, labels=[False, True])
-    return min(STRENGTHS, key=lambda strength: loss[strength])
+                told[strength] += len(other) * auroc(np.asarray(matrix[other] @ weights + bias), ok[other])
+    return max(STRENGTHS, key=lambda strength: told[strength])
 
 
 def _some(rows: Rows) -> Rows:

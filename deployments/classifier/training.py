@@ -29,7 +29,7 @@ from sklearn.model_selection import GroupKFold, KFold
 from deployments.classifier.learned import Block, Embedded, Floats, Knots, Learned
 from deployments.classifier.measures import apgr, auroc, calibration_error
 from deployments.classifier.ngrams import shape, terms
-from deployments.classifier.regression import Rows, Values, fit
+from deployments.classifier.regression import Rows, Values, best_strength, fit
 
 LEAST_OUTCOMES = 100
 LEAST_PAIRED = 50
@@ -89,16 +89,21 @@ def learn(outcomes: Outcomes, folds: int = 5, seed: int = 0, vectors: Floats | N
     if count < LEAST_OUTCOMES:
         raise TooLittle(f"{count} outcomes are too few to learn from; {LEAST_OUTCOMES} are the least")
     counted = count_terms(outcomes.questions)
-    held_out = held_out_scores(counted, outcomes, folds, seed)
+    every = np.arange(count)
+    # One strength for all parts: scores of differently strong models could not share a calibration.
+    strength = text_strength(counted, outcomes, every, seed)
+    held_out = held_out_scores(counted, outcomes, folds, seed, strength=strength)
     measured = measures(held_out, outcomes, folds, seed)
-    words, pieces, weights, bias = _fit(counted, outcomes, np.arange(count), seed)
+    words, pieces, weights, bias = _fit(counted, outcomes, every, strength)
     embedded = None
     if vectors is not None:
-        both = averaged(held_out, held_out_by_vectors(vectors, outcomes, folds, seed))
+        right = list(outcomes.right.values())
+        beside = best_strength(vectors, right, inner_folds(outcomes, seed))
+        by_vector = held_out_by_vectors(vectors, outcomes, folds, seed, strength=beside)
+        both = averaged(held_out, by_vector)
         losses = [_loss(_calibrated(scores, outcomes, folds, seed), outcomes) for scores in (held_out, both)]
         if losses[1] <= losses[0] * (1 - WORTH_WAITING):
-            by_vector = fit(vectors, list(outcomes.right.values()), inner_folds(outcomes, seed))
-            embedded = Embedded(*by_vector, _all_knots(both, outcomes))
+            embedded = Embedded(*fit(vectors, right, beside), _all_knots(both, outcomes))
             measured = measures(both, outcomes, folds, seed)
     about = {"data": outcomes.digest, "questions": count, "measures": measured}
     knots = _all_knots(held_out, outcomes)
@@ -127,34 +132,50 @@ def count_terms(questions: Sequence[str]) -> Counted:
 
 
 def held_out_scores(
-    counted: Counted, outcomes: Outcomes, folds: int, seed: int, by_group: bool = False, most: int | None = None
+    counted: Counted,
+    outcomes: Outcomes,
+    folds: int,
+    seed: int,
+    by_group: bool = False,
+    most: int | None = None,
+    strength: float | None = None,
 ) -> Values:
     """Log-odds (questions × variants) from models that have not seen the question, nor with `by_group` anything
-    of its group. `most`: learn from no more than so many questions."""
+    of its group. `most`: learn from no more than so many questions. `strength`: of the regularization; unset:
+    chosen anew for each part, from what it learns from."""
     scores = np.zeros((len(outcomes.questions), len(outcomes.right)))
     for rows, held in _parts(outcomes, folds, seed, by_group, most):
-        words, pieces, weights, bias = _fit(counted, outcomes, rows, seed, by_group)
+        chosen = strength or text_strength(counted, outcomes, rows, seed, by_group)
+        words, pieces, weights, bias = _fit(counted, outcomes, rows, chosen)
         scores[held] = matrix_of(counted, held, words, pieces) @ weights.T.astype(np.float64) + bias
     return scores
 
 
 def held_out_by_vectors(
-    vectors: Floats, outcomes: Outcomes, folds: int, seed: int, by_group: bool = False, most: int | None = None
+    vectors: Floats,
+    outcomes: Outcomes,
+    folds: int,
+    seed: int,
+    by_group: bool = False,
+    most: int | None = None,
+    strength: float | None = None,
 ) -> Values:
     """The same from the questions' embeddings (questions × dimensions)."""
     scores = np.zeros((len(outcomes.questions), len(outcomes.right)))
     for rows, held in _parts(outcomes, folds, seed, by_group, most):
         right = [ok[rows] for ok in outcomes.right.values()]
-        weights, bias = fit(vectors[rows], right, inner_folds(outcomes.some(rows), seed, by_group))
+        splits = inner_folds(outcomes.some(rows), seed, by_group)
+        chosen = strength or best_strength(vectors[rows], right, splits)
+        weights, bias = fit(vectors[rows], right, chosen)
         scores[held] = vectors[held] @ weights.T.astype(np.float64) + bias
     return scores
 
 
-def scores_for(outcomes: Outcomes, questions: Sequence[str]) -> Values:
+def scores_for(outcomes: Outcomes, questions: Sequence[str], strength: float) -> Values:
     """Log-odds (questions × variants) of other questions than those that were learned from."""
     counted = count_terms([*outcomes.questions, *questions])
     known = len(outcomes.questions)
-    words, pieces, weights, bias = _fit(counted, outcomes, np.arange(known), seed=0)
+    words, pieces, weights, bias = _fit(counted, outcomes, np.arange(known), strength)
     asked = np.arange(known, known + len(questions))
     return np.asarray(matrix_of(counted, asked, words, pieces) @ weights.T.astype(np.float64) + bias)
 
@@ -184,13 +205,18 @@ def inner_folds(outcomes: Outcomes, seed: int, by_group: bool = False) -> list[t
     return list(_folds(outcomes, INNER_FOLDS, seed, by_group))
 
 
-def _fit(
-    counted: Counted, outcomes: Outcomes, rows: Rows, seed: int, by_group: bool = False
-) -> tuple[Block, Block, Floats, Floats]:
+def text_strength(counted: Counted, outcomes: Outcomes, rows: Rows, seed: int, by_group: bool = False) -> float:
+    """The strength of the regularization that suits these questions' texts."""
+    part = outcomes.some(rows)
     words, pieces = (vocabulary([kind[row] for row in rows]) for kind in counted[:2])
     matrix = matrix_of(counted, rows, words, pieces)
-    right = [ok[rows] for ok in outcomes.right.values()]
-    return words, pieces, *fit(matrix, right, inner_folds(outcomes.some(rows), seed, by_group))
+    return best_strength(matrix, list(part.right.values()), inner_folds(part, seed, by_group))
+
+
+def _fit(counted: Counted, outcomes: Outcomes, rows: Rows, strength: float) -> tuple[Block, Block, Floats, Floats]:
+    words, pieces = (vocabulary([kind[row] for row in rows]) for kind in counted[:2])
+    matrix = matrix_of(counted, rows, words, pieces)
+    return words, pieces, *fit(matrix, [ok[rows] for ok in outcomes.right.values()], strength)
 
 
 def vocabulary(counts: Sequence[Counter[str]]) -> Block:

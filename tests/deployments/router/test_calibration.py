@@ -13,7 +13,7 @@ from openai.types.chat.chat_completion_token_logprob import TopLogprob
 
 from configs.escalation import EscalationRules, Target
 from deployments.chunks import ChunkBuilder
-from deployments.classifier.measures import expected_calibration_error
+from deployments.classifier.measures import chance_error, expected_calibration_error
 from deployments.classifier.training import TooLittle
 from deployments.router.calibrating import Answered, calibrate
 from deployments.router.calibration import (
@@ -246,3 +246,11 @@ def test_signals_are_finite_whatever_the_engine_says() -> None:
     assert signals is not None
     assert all(math.isfinite(value) for value in signals.values())
     assert signals_of([], []) is None
+
+
+def test_what_chance_alone_leaves_of_the_error_falls_with_the_square_root_of_the_answers() -> None:
+    draw = np.random.default_rng(1)
+    few, many = (chance_error(draw.random(count)) for count in (300, 30_000))
+    assert few == pytest.approx(0.065, abs=0.01)
+    assert many == pytest.approx(few / 10, rel=0.2)
+    assert chance_error(np.ones(50)) == 0
