@@ -143,9 +143,10 @@ def _decision_time(outcomes: Outcomes) -> None:
     def milliseconds(decide: Callable[[str], object]) -> list[float]:
         times = []
         for question in questions:
-            started = time.perf_counter()
+            # The processor's time: on a busy machine the clock would count what others do.
+            started = time.thread_time()
             decide(question)
-            times.append((time.perf_counter() - started) * 1e3)
+            times.append((time.thread_time() - started) * 1e3)
         return times
 
     profile, catalog = load_profile("cpu"), load_catalog()
@@ -164,7 +165,7 @@ def _decision_time(outcomes: Outcomes) -> None:
         "all layers, and the decision": milliseconds(decide),
     }
     show(
-        f"Decision time, one core: {len(questions):,} questions",
+        f"Decision time (of the processor, one core): {len(questions):,} questions",
         ["router", "p50, ms", "p99, ms"],
         [[name, f"{percentile(ms, 0.5):.2f}", f"{percentile(ms, 0.99):.2f}"] for name, ms in timed.items()],
     )
