@@ -19,7 +19,7 @@ from configs.fitting import fit, this_machine
 from configs.home import home
 from configs.planner import PlanRefused, make_plans
 from configs.profile import load_profile, profile_names
-from groupqwen import __version__, keys, routers
+from groupqwen import __version__, caches, keys, routers
 from groupqwen.client import ask_first_question, endpoint_and_key, get, print_answer, print_route
 from groupqwen.downloads import DownloadError, is_ready
 from groupqwen.models import fetch_profile
@@ -36,6 +36,7 @@ models_app = typer.Typer(help="The catalog: what there is, what is downloaded.",
 app.add_typer(models_app, name="models")
 app.add_typer(routers.app, name="router")
 app.add_typer(keys.app, name="keys")
+app.add_typer(caches.app, name="cache")
 console = Console()
 errors = Console(stderr=True)
 

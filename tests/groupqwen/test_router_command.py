@@ -171,6 +171,12 @@ def test_one_kind_of_artifact_is_not_taken_for_another_and_a_better_one_stays(ho
     assert path.read_bytes() != kept
 
 
+def test_without_an_embedder_it_is_said_what_makes_one(home: Path) -> None:
+    done = run("cache", "explain", "Is 3 prime?", "Is 4 prime?")
+    assert done.exit_code == 1
+    assert "all-minilm-l6-v2 is not here yet (`up` makes it)" in done.output
+
+
 def test_keys_are_listed_and_may_prefer_something(home: Path) -> None:
     key, secret = create_key(home / "keys.json", "laptop")
     done = run("keys", "prefer", key.id, "economy")
