@@ -42,12 +42,14 @@ class Log:
         """Whether nothing is known of how sure it was."""
         return not any(one.signals.mean_logprob for one in self.answers[model])
 
-    def labelled(self, model: str, rows: npt.NDArray[np.intp], priors: Values | None = None) -> list[Answered]:
-        """A model's answers to some questions, beside whether the last model was right; `priors`: P(right) before
-        the answer, for each of them."""
+    def labelled(
+        self, model: str, rows: npt.NDArray[np.intp] | None = None, priors: Values | None = None
+    ) -> list[Answered]:
+        """A model's answers to some questions (None: all), beside whether the last model was right; `priors`:
+        P(right) before the answer, for each of them."""
         last = self.ok[self.models[-1]]
         found = []
-        for place, row in enumerate(rows):
+        for place, row in enumerate(np.arange(len(self.questions)) if rows is None else rows):
             one = self.answers[model][row]
             prior = None if priors is None else float(priors[place])
             found.append(Answered(**{**one.__dict__, "prior": prior, "largest_ok": bool(last[row] > 0.5)}))

@@ -1,4 +1,7 @@
-"""`groupqwen router`: learning from outcomes and labelled answers, and looking at what was learned."""
+"""`groupqwen router`: learning from outcomes and labelled answers, and looking at what was learned.
+
+What learns is imported where it is used: scikit-learn takes a second, for which every other command would wait.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,8 @@ import asyncio
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import asyncpg
-import numpy as np
 import typer
 from rich.console import Console
 from rich.table import Column, Table
@@ -17,11 +18,10 @@ from rich.table import Column, Table
 from configs.home import home
 from configs.routing import load_routing
 from deployments.classifier.learned import FAMILIES, ROUTER, ArtifactError, Learned, load_learned
-from deployments.classifier.training import Outcomes
-from deployments.ledger.store import LedgerStore
-from deployments.router.calibration import Calibration, CalibrationError, load_calibration
-from deployments.router.escalation import Judges
-from groupqwen.outcomes import OutcomesError, read_families, read_outcomes
+
+if TYPE_CHECKING:
+    from deployments.classifier.training import Outcomes
+    from deployments.router.calibration import Calibration
 
 app = typer.Typer(help="The learned router: train it from outcomes, look at it.", no_args_is_help=True)
 console = Console()
@@ -55,6 +55,7 @@ def train(
     kind of question says little about another. `groupqwen deploy` brings it into service.
     """
     from deployments.classifier.training import TooLittle, learn, mean_auroc
+    from groupqwen.outcomes import OutcomesError, read_outcomes
     from groupqwen.vectors import vectors_of
 
     path = artifact or home().router
@@ -99,6 +100,7 @@ def families(
     """
     from deployments.classifier.families import learn_families
     from deployments.classifier.training import TooLittle
+    from groupqwen.outcomes import OutcomesError, read_families
 
     path = artifact or home().families
     try:
@@ -142,14 +144,15 @@ def calibrate(
     """
     from deployments.classifier.training import TooLittle
     from deployments.router.calibrating import calibrate as learn_calibration
+    from deployments.router.escalation import Judges
     from groupqwen.answer_log import read_log
+    from groupqwen.outcomes import OutcomesError
 
     path = artifact or home().calibration
     try:
         log = read_log(source)
-        every = np.arange(len(log.questions))
         with console.status(f"Learning from {len(log.questions):,} questions …"):
-            found = learn_calibration({name: log.labelled(name, every) for name in log.models[:-1]})
+            found = learn_calibration({name: log.labelled(name) for name in log.models[:-1]})
     except (OutcomesError, TooLittle) as error:
         raise typer.BadParameter(str(error), param_hint="--from") from error
     table = Table(
@@ -185,6 +188,7 @@ def report(
 
     What was said of answers since is read from the Ledger where that is running.
     """
+    from groupqwen.outcomes import OutcomesError
     from groupqwen.router_report import page
 
     try:
@@ -202,6 +206,11 @@ def report(
 
 async def labelled() -> list[dict[str, Any]]:
     """What was said of answers, from the Ledger. Raises `OutcomesError`."""
+    import asyncpg
+
+    from deployments.ledger.store import LedgerStore
+    from groupqwen.outcomes import OutcomesError
+
     url = database_url()
     store = LedgerStore(url)
     try:
@@ -217,6 +226,7 @@ async def labelled() -> list[dict[str, Any]]:
 
 def database_url() -> str:
     """Of the running group. Raises `OutcomesError`."""
+    from groupqwen.outcomes import OutcomesError
     from groupqwen.stack.credentials import load_credentials
     from groupqwen.stack.lifecycle import remembered, settings_for
 
@@ -229,6 +239,11 @@ def database_url() -> str:
 def outcomes_of(said: list[dict[str, Any]]) -> Outcomes:
     """Verdicts as outcomes: a question may have one of some variants only; the last one counts. Raises
     `OutcomesError`."""
+    import numpy as np
+
+    from deployments.classifier.training import Outcomes
+    from groupqwen.outcomes import OutcomesError
+
     if not said:
         raise OutcomesError("nothing was said of any answer yet: `POST /v1/feedback`, or `learning.shadow`")
     answers: dict[str, dict[str, float]] = {}
@@ -284,6 +299,8 @@ def _before(path: Path, kind: str = ROUTER) -> Learned | None:
 
 
 def _calibration(path: Path) -> Calibration | None:
+    from deployments.router.calibration import CalibrationError, load_calibration
+
     try:
         return load_calibration(path)
     except (CalibrationError, OSError):

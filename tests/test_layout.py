@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -76,3 +78,12 @@ def test_the_check_sees_imports_wherever_they_are(tmp_path: Path, monkeypatch: p
         "configs/inner/one.py:1 imports ray.serve",
         "configs/inner/one.py:5 imports serve_app.keys",
     ]
+
+
+def test_a_command_does_not_wait_for_what_it_does_not_use() -> None:
+    code = "import sys, groupqwen.cli; print(*sorted(set(sys.argv[1:]) & set(sys.modules)))"
+    heavy = ["ray", "sklearn", "scipy", "openai", "torch", "vllm", "onnxruntime"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *heavy], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout.strip() == ""
