@@ -89,19 +89,19 @@ def opposites(asked: str, kept: str) -> str | None:
 def identifiers(asked: str, kept: str) -> str | None:
     """Other versions, files, addresses, names from code."""
     one, other = (
-        {found.strip(".,?!:").lower() for found in _IDENTIFIER.findall(_MEASURE.sub("", text))}
+        {found.strip(".,?!:").casefold() for found in _IDENTIFIER.findall(_MEASURE.sub("", text))}
         for text in (asked, kept)
     )
     # (One that is written with other capitals there is no other one.)
-    first = Counter(found for found in one if found not in kept.lower())
-    second = Counter(found for found in other if found not in asked.lower())
+    first = Counter(found for found in one if found not in kept.casefold())
+    second = Counter(found for found in other if found not in asked.casefold())
     return _differ(first, second)
 
 
 def names(asked: str, kept: str) -> str | None:
     """Each names someone or something that the other does not. (Beginnings of sentences are no names.)"""
-    texts = asked.lower(), kept.lower()
-    one, other = ({name.lower() for name in _NAME.findall(text)} for text in (asked, kept))
+    texts = asked.casefold(), kept.casefold()
+    one, other = ({name.casefold() for name in _NAME.findall(text)} for text in (asked, kept))
     first = {name for name in one if name not in texts[1]}
     second = {name for name in other if name not in texts[0]}
     return f"{min(first)} ≠ {min(second)}" if first and second else None
@@ -136,7 +136,7 @@ GUARDS: dict[str, Callable[[str, str], str | None]] = {
 
 
 def _words(text: str) -> Words:
-    return [word.replace("'", "") for word in _TOKEN.findall(text.replace("’", "'").lower())]
+    return [word.replace("'", "") for word in _TOKEN.findall(text.replace("’", "'").casefold())]
 
 
 def _numbers_of(text: str) -> Counter[str]:
