@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.machine import console, show
-from deployments.classifier.training import Outcomes, count_terms, held_out_scores
+from deployments.classifier.training import Outcomes, by_text, count_terms, held_out_scores
 
 FOLDS, SEED = 5, 0
 
@@ -51,7 +51,7 @@ def many_models(path: Path) -> None:
     cost = {name: SIZES[name] * column(rows, f"{name}|chars") / MATRIX_CHARS_PER_TOKEN for name in names}
     outcomes = Outcomes([texts[row["question_id"]] for row in rows], right)
     with console.status("29 models: learning …"):
-        scores = held_out_scores(count_terms(outcomes.questions), outcomes, FOLDS, SEED)
+        scores = held_out_scores(by_text(count_terms(outcomes.questions)), outcomes, FOLDS, SEED)
     _many_table(names, right, cost, 1 / (1 + np.exp(-scores)))
 
 

@@ -18,11 +18,12 @@ from configs.routing import load_routing
 from deployments.classifier.rules import classify
 from deployments.classifier.training import (
     Outcomes,
+    by_text,
     calibration,
     count_terms,
     held_out_scores,
     scores_for,
-    text_strength,
+    strength_for,
 )
 from deployments.router.bounds import Threshold, accepted_wrong, quality
 from deployments.router.calibrating import calibrate
@@ -202,10 +203,10 @@ def _priors(log: Log, train: Rows, test: Rows) -> tuple[Values, Values]:
     """P(right) from the question's text: of the training questions held out in turn, and of the others."""
     outcomes = Outcomes(log.questions, {name: log.ok[name] for name in log.models})
     part = outcomes.some(train)
-    counted = count_terms(part.questions)
+    read = by_text(count_terms(part.questions))
     # One strength for all, since all share a calibration.
-    strength = text_strength(counted, part, np.arange(len(train)), SEED)
-    raw = held_out_scores(counted, part, INNER_FOLDS, SEED, strength=strength)
+    strength = strength_for(read, part, SEED)
+    raw = held_out_scores(read, part, INNER_FOLDS, SEED, strength=strength)
     raw_test = scores_for(part, [log.questions[row] for row in test], strength)
     train_prior, test_prior = np.zeros(raw.T.shape), np.zeros(raw_test.T.shape)
     for k, name in enumerate(log.models):

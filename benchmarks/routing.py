@@ -35,8 +35,9 @@ from deployments.classifier.rules import classify
 from deployments.classifier.training import (
     Outcomes,
     averaged,
+    by_text,
+    by_vector,
     count_terms,
-    held_out_by_vectors,
     held_out_scores,
     learn,
 )
@@ -108,11 +109,11 @@ def _pair_table(title: str, outcomes: Outcomes, sizes: tuple[int, ...]) -> None:
     vectors = vectors_of(outcomes.questions, console)
 
     def learned(name: str, *, by_group: bool = False, most: int | None = None) -> None:
-        by_text = held_out_scores(counted, outcomes, FOLDS, SEED, by_group, most)
-        scores[name] = _gain(by_text)
+        text = held_out_scores(by_text(counted), outcomes, FOLDS, SEED, by_group, most)
+        scores[name] = _gain(text)
         if vectors is not None:
-            by_vector = held_out_by_vectors(vectors.values, outcomes, FOLDS, SEED, by_group, most)
-            scores[f"{name}, and by embedding"] = _gain(averaged(by_text, by_vector))
+            vector = held_out_scores(by_vector(vectors.values), outcomes, FOLDS, SEED, by_group, most)
+            scores[f"{name}, and by embedding"] = _gain(averaged(text, vector))
 
     with console.status(f"{title}: learning …"):
         for size in sizes:

@@ -11,14 +11,13 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from configs.routing import CacheRules
-
-Words = list[str]
 
 _TOKEN = re.compile(r"\d+(?:[.,:/]\d+)*%?|[^\W\d_]+(?:'[^\W\d_]+)?", re.UNICODE)
 _NUMBER = re.compile(r"\d+(?:[.,:/]\d+)*%?")
@@ -36,10 +35,9 @@ _DIGITS |= {word: str(value) for word, value in _LISTS["amounts"].items()}
 _NEGATIONS, _ASKED, _FUNCTION_WORDS = (
     frozenset(_LISTS[name].split()) for name in ("negations", "asked", "function_words")
 )
-_OPPOSITES, _UNITS = (
-    [frozenset(group.split("/")) for group in _LISTS[name].split()] for name in ("opposites", "units")
-)
-_MEASURE = re.compile(rf"\b\d+(?:[.,]\d+)?(?:{'|'.join(sorted(frozenset().union(*_UNITS)))})\b", re.IGNORECASE)
+_OPPOSITES = [frozenset(pair.split("/")) for pair in _LISTS["opposites"].split()]
+_UNIT_OF = {name: group.split("/")[0] for group in _LISTS["units"].split() for name in group.split("/")}
+_MEASURE = re.compile(rf"\b\d+(?:[.,]\d+)?(?:{'|'.join(sorted(_UNIT_OF))})\b", re.IGNORECASE)
 """A number and its unit without a blank between them, which is no identifier."""
 
 _TURNS = tuple(_LISTS["turns"].split())
@@ -63,12 +61,13 @@ def numbers(asked: str, kept: str) -> str | None:
 
 def units(asked: str, kept: str) -> str | None:
     """Other units of measure, money or time."""
-    return _differ(*(Counter(_group_of(word, _UNITS) for word in _words(text)) for text in (asked, kept)))
+    one, other = (Counter(_UNIT_OF[word] for word in _words(text) if word in _UNIT_OF) for text in (asked, kept))
+    return _differ(one, other)
 
 
 def negation(asked: str, kept: str) -> str | None:
     """One of them says no, or not, and the other does not."""
-    odd = [sum(map(_negates, _words(_TAG.sub("", text)))) % 2 for text in (asked, kept)]
+    odd = [sum(word in _NEGATIONS for word in _words(_TAG.sub("", text))) % 2 for text in (asked, kept)]
     return "only one of them negates" if odd[0] != odd[1] else None
 
 
@@ -135,8 +134,10 @@ GUARDS: dict[str, Callable[[str, str], str | None]] = {
 }
 
 
-def _words(text: str) -> Words:
-    return [word.replace("'", "") for word in _TOKEN.findall(text.replace("’", "'").casefold())]
+@lru_cache(maxsize=64)
+def _words(text: str) -> tuple[str, ...]:
+    """(Kept for a moment: most guards read the same two texts.)"""
+    return tuple(word.replace("'", "") for word in _TOKEN.findall(text.replace("’", "'").casefold()))
 
 
 def _numbers_of(text: str) -> Counter[str]:
@@ -146,17 +147,7 @@ def _numbers_of(text: str) -> Counter[str]:
     return counted
 
 
-def _group_of(word: str, groups: list[frozenset[str]]) -> str:
-    return next((min(group) for group in groups if word in group), "")
-
-
-def _negates(word: str) -> bool:
-    return word in _NEGATIONS
-
-
 def _differ(one: Counter[str], other: Counter[str]) -> str | None:
-    one.pop("", None)
-    other.pop("", None)
     if one == other:
         return None
     first, second = (" ".join(sorted(part.elements())) or "none" for part in (one - other, other - one))

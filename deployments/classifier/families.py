@@ -14,7 +14,7 @@ from sklearn.model_selection import StratifiedKFold
 
 from deployments.classifier.learned import FAMILIES, Block, Floats, Learned
 from deployments.classifier.regression import Rows, Values
-from deployments.classifier.training import Counted, TooLittle, count_terms, matrix_of, vocabulary
+from deployments.classifier.training import Counted, TooLittle, count_terms, matrix_of, vocabularies
 
 STRENGTH = 10.0
 """Inverse of the regularization, scikit-learn's C. Words tell domains apart plainly; outcomes they do not."""
@@ -67,7 +67,7 @@ def held_out(
 
 
 def _fit(counted: Counted, labels: Labels, rows: Rows) -> tuple[tuple[str, ...], Block, Block, Floats, Floats]:
-    words, pieces = (vocabulary([kind[row] for row in rows]) for kind in counted[:2])
+    words, pieces = vocabularies(counted, rows)
     model = LogisticRegression(C=STRENGTH, max_iter=300)
     model.fit(matrix_of(counted, rows, words, pieces), labels[rows])
     weights, bias = np.asarray(model.coef_, np.float32), np.asarray(model.intercept_, np.float32)

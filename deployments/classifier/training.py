@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -29,7 +29,7 @@ from sklearn.model_selection import GroupKFold, KFold
 from deployments.classifier.learned import Block, Embedded, Floats, Knots, Learned
 from deployments.classifier.measures import apgr, auroc, calibration_error
 from deployments.classifier.ngrams import shape, terms
-from deployments.classifier.regression import Rows, Values, best_strength, fit
+from deployments.classifier.regression import Matrix, Rows, Values, best_strength, fit
 
 LEAST_OUTCOMES = 100
 LEAST_PAIRED = 50
@@ -89,18 +89,18 @@ def learn(outcomes: Outcomes, folds: int = 5, seed: int = 0, vectors: Floats | N
     if count < LEAST_OUTCOMES:
         raise TooLittle(f"{count} outcomes are too few to learn from; {LEAST_OUTCOMES} are the least")
     counted = count_terms(outcomes.questions)
-    every = np.arange(count)
+    every, right, splits = np.arange(count), list(outcomes.right.values()), inner_folds(outcomes, seed)
+    words, pieces = vocabularies(counted, every)
+    matrix = matrix_of(counted, every, words, pieces)
     # One strength for all parts: scores of differently strong models could not share a calibration.
-    strength = text_strength(counted, outcomes, every, seed)
-    held_out = held_out_scores(counted, outcomes, folds, seed, strength=strength)
+    strength = best_strength(matrix, right, splits)
+    weights, bias = fit(matrix, right, strength)
+    held_out = held_out_scores(by_text(counted), outcomes, folds, seed, strength=strength)
     measured = measures(held_out, outcomes, folds, seed)
-    words, pieces, weights, bias = _fit(counted, outcomes, every, strength)
     embedded = None
     if vectors is not None:
-        right = list(outcomes.right.values())
-        beside = best_strength(vectors, right, inner_folds(outcomes, seed))
-        by_vector = held_out_by_vectors(vectors, outcomes, folds, seed, strength=beside)
-        both = averaged(held_out, by_vector)
+        beside = best_strength(vectors, right, splits)
+        both = averaged(held_out, held_out_scores(by_vector(vectors), outcomes, folds, seed, strength=beside))
         losses = [_loss(_calibrated(scores, outcomes, folds, seed), outcomes) for scores in (held_out, both)]
         if losses[1] <= losses[0] * (1 - WORTH_WAITING):
             embedded = Embedded(*fit(vectors, right, beside), _all_knots(both, outcomes))
@@ -110,9 +110,9 @@ def learn(outcomes: Outcomes, folds: int = 5, seed: int = 0, vectors: Floats | N
     return Learned(tuple(outcomes.right), words, pieces, weights, bias, knots, about, embedded)
 
 
-def averaged(by_text: Values, by_vector: Values) -> Values:
+def averaged(text: Values, vector: Values) -> Values:
     """Log-odds by both models."""
-    return np.asarray((by_text + by_vector) / 2)
+    return np.asarray((text + vector) / 2)
 
 
 def mean_auroc(measured: Mapping[str, Any]) -> float:
@@ -131,8 +131,27 @@ def count_terms(questions: Sequence[str]) -> Counted:
     return [whole for whole, _ in both], [parts for _, parts in both], [shape(question) for question in questions]
 
 
+Reading = Callable[[Rows], Callable[[Rows], Matrix]]
+"""How questions become numbers: from the rows that are learned from (the vocabulary is theirs) to any's matrix."""
+
+
+def by_text(counted: Counted) -> Reading:
+    """As terms and shapes."""
+
+    def learned_from(rows: Rows) -> Callable[[Rows], Matrix]:
+        words, pieces = vocabularies(counted, rows)
+        return lambda some: matrix_of(counted, some, words, pieces)
+
+    return learned_from
+
+
+def by_vector(vectors: Floats) -> Reading:
+    """As embeddings (questions × dimensions)."""
+    return lambda _: lambda some: vectors[some]
+
+
 def held_out_scores(
-    counted: Counted,
+    reading: Reading,
     outcomes: Outcomes,
     folds: int,
     seed: int,
@@ -145,39 +164,26 @@ def held_out_scores(
     chosen anew for each part, from what it learns from."""
     scores = np.zeros((len(outcomes.questions), len(outcomes.right)))
     for rows, held in _parts(outcomes, folds, seed, by_group, most):
-        chosen = strength or text_strength(counted, outcomes, rows, seed, by_group)
-        words, pieces, weights, bias = _fit(counted, outcomes, rows, chosen)
-        scores[held] = matrix_of(counted, held, words, pieces) @ weights.T.astype(np.float64) + bias
+        read, part = reading(rows), outcomes.some(rows)
+        matrix, right = read(rows), list(part.right.values())
+        chosen = strength or best_strength(matrix, right, inner_folds(part, seed, by_group))
+        weights, bias = fit(matrix, right, chosen)
+        scores[held] = read(held) @ weights.T.astype(np.float64) + bias
     return scores
 
 
-def held_out_by_vectors(
-    vectors: Floats,
-    outcomes: Outcomes,
-    folds: int,
-    seed: int,
-    by_group: bool = False,
-    most: int | None = None,
-    strength: float | None = None,
-) -> Values:
-    """The same from the questions' embeddings (questions × dimensions)."""
-    scores = np.zeros((len(outcomes.questions), len(outcomes.right)))
-    for rows, held in _parts(outcomes, folds, seed, by_group, most):
-        right = [ok[rows] for ok in outcomes.right.values()]
-        splits = inner_folds(outcomes.some(rows), seed, by_group)
-        chosen = strength or best_strength(vectors[rows], right, splits)
-        weights, bias = fit(vectors[rows], right, chosen)
-        scores[held] = vectors[held] @ weights.T.astype(np.float64) + bias
-    return scores
+def strength_for(reading: Reading, outcomes: Outcomes, seed: int) -> float:
+    """The strength of the regularization that suits these questions."""
+    every = np.arange(len(outcomes.questions))
+    return best_strength(reading(every)(every), list(outcomes.right.values()), inner_folds(outcomes, seed))
 
 
 def scores_for(outcomes: Outcomes, questions: Sequence[str], strength: float) -> Values:
     """Log-odds (questions × variants) of other questions than those that were learned from."""
-    counted = count_terms([*outcomes.questions, *questions])
-    known = len(outcomes.questions)
-    words, pieces, weights, bias = _fit(counted, outcomes, np.arange(known), strength)
-    asked = np.arange(known, known + len(questions))
-    return np.asarray(matrix_of(counted, asked, words, pieces) @ weights.T.astype(np.float64) + bias)
+    known, asked = np.split(np.arange(len(outcomes.questions) + len(questions)), [len(outcomes.questions)])
+    read = by_text(count_terms([*outcomes.questions, *questions]))(known)
+    weights, bias = fit(read(known), list(outcomes.right.values()), strength)
+    return np.asarray(read(asked) @ weights.T.astype(np.float64) + bias)
 
 
 def _parts(
@@ -205,18 +211,10 @@ def inner_folds(outcomes: Outcomes, seed: int, by_group: bool = False) -> list[t
     return list(_folds(outcomes, INNER_FOLDS, seed, by_group))
 
 
-def text_strength(counted: Counted, outcomes: Outcomes, rows: Rows, seed: int, by_group: bool = False) -> float:
-    """The strength of the regularization that suits these questions' texts."""
-    part = outcomes.some(rows)
+def vocabularies(counted: Counted, rows: Rows) -> tuple[Block, Block]:
+    """Of the words and the pieces of these questions."""
     words, pieces = (vocabulary([kind[row] for row in rows]) for kind in counted[:2])
-    matrix = matrix_of(counted, rows, words, pieces)
-    return best_strength(matrix, list(part.right.values()), inner_folds(part, seed, by_group))
-
-
-def _fit(counted: Counted, outcomes: Outcomes, rows: Rows, strength: float) -> tuple[Block, Block, Floats, Floats]:
-    words, pieces = (vocabulary([kind[row] for row in rows]) for kind in counted[:2])
-    matrix = matrix_of(counted, rows, words, pieces)
-    return words, pieces, *fit(matrix, [ok[rows] for ok in outcomes.right.values()], strength)
+    return words, pieces
 
 
 def vocabulary(counts: Sequence[Counter[str]]) -> Block:

@@ -157,7 +157,7 @@ class Router:
     async def _answer(
         self, request: ChatRequest, context: RequestContext, record: QueryRecord
     ) -> AsyncGenerator[list[Item], None]:
-        lookup = await self._reader.exact(request, context)
+        lookup = await self._reader.look_up(request, context)
         if lookup.answer is None:
             asking = await self._asking(request, context, lookup.embedding)
             async with AsyncExitStack() as opened:

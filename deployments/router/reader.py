@@ -51,8 +51,9 @@ class Reader:
         self._routing = routing
         self._learned_from_embeddings = embedder_of(home().router) == self._profile.embedder
 
-    async def exact(self, request: ChatRequest, context: RequestContext) -> Lookup:
-        """The first half of a lookup; and the second, where the decision hangs on the embedding that it makes."""
+    async def look_up(self, request: ChatRequest, context: RequestContext) -> Lookup:
+        """The exact half of a lookup; and the similar one, where the decision hangs on the embedding that it
+        makes."""
         lookup = await self._exact.look_up(request, context, self._routing.cache)
         if lookup.answer is None and self._reads_embedding(request):
             asked = lookup.similar_may_serve

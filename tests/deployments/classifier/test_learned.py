@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from deployments.classifier.learned import ArtifactError, Floats, Learned, embedder_of, load_learned
 from deployments.classifier.ngrams import READ_CHARS, SHAPE, shape, shortened, terms
 from deployments.classifier.regression import STRENGTHS, best_strength
-from deployments.classifier.training import Outcomes, TooLittle, count_terms, held_out_scores, learn
+from deployments.classifier.training import Outcomes, TooLittle, by_text, count_terms, held_out_scores, learn
 
 HARD, EASY = ("integral", "eigenvalue", "proof"), ("colour", "capital", "name")
 
@@ -175,14 +175,14 @@ def test_one_that_is_always_right_needs_no_model() -> None:
 
 def test_what_was_held_out_by_group_was_not_seen() -> None:
     outcomes = questions(300)
-    counted = count_terms(outcomes.questions)
-    seen = held_out_scores(counted, outcomes, 5, 0)[:, 0]
-    unseen = held_out_scores(counted, outcomes, 3, 0, by_group=True)[:, 0]
+    read = by_text(count_terms(outcomes.questions))
+    seen = held_out_scores(read, outcomes, 5, 0)[:, 0]
+    unseen = held_out_scores(read, outcomes, 3, 0, by_group=True)[:, 0]
     hard = np.array([group in HARD for group in outcomes.groups or []])
     assert seen[~hard].mean() - seen[hard].mean() > 1.0
     assert unseen[~hard].mean() - unseen[hard].mean() < 1.0, "an unknown word says little"
     with pytest.raises(ValueError, match="no groups"):
-        held_out_scores(counted, Outcomes(outcomes.questions, outcomes.right), 3, 0, by_group=True)
+        held_out_scores(read, Outcomes(outcomes.questions, outcomes.right), 3, 0, by_group=True)
 
 
 def test_terms_are_words_pairs_and_pieces() -> None:
