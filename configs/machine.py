@@ -69,20 +69,29 @@ def gpu_memory_mb() -> int | None:
 
 def memory_of(process: psutil.Process) -> dict[str, int]:
     """What a process and all that it has started take: `memory_mb` of the machine's memory, and `gpu_memory_mb`
-    where they are on a card, MiB."""
+    where they are on a card, MiB. Where the system tells (Linux), a page that several processes share is counted
+    by its share, so that the libraries that all of vLLM's processes map count once."""
     family = [process, *process.children(recursive=True)]
-    resident = 0
+    taken = 0
     for one in family:
         with suppress(psutil.NoSuchProcess):
-            resident += one.memory_info().rss
-    measured = {"memory_mb": resident // 2**20}
+            taken += _memory_of_one(one)
+    measured = {"memory_mb": taken // 2**20}
     with _card() as card:
         if card is not None:
             pids = {one.pid for one in family}
             running = pynvml.nvmlDeviceGetComputeRunningProcesses(card)
-            taken = sum(one.usedGpuMemory or 0 for one in running if one.pid in pids)
-            measured["gpu_memory_mb"] = int(taken) // 2**20
+            on_card = sum(one.usedGpuMemory or 0 for one in running if one.pid in pids)
+            measured["gpu_memory_mb"] = int(on_card) // 2**20
     return measured
+
+
+def _memory_of_one(process: psutil.Process) -> int:
+    """Bytes: proportional where the system tells, else resident."""
+    try:
+        return int(process.memory_full_info().pss)
+    except (AttributeError, psutil.AccessDenied):
+        return int(process.memory_info().rss)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import yaml
 from configs.catalog import MODELS
 from configs.profile import PROFILES
 from configs.routing import LEVELS
-from tests.integration.conftest import LARGE, MIDDLE, PORT_OFFSET, ROOT, SMALL, Stack
+from tests.integration.conftest import LARGE, MIDDLE, PORT_OFFSET, ROOT, SMALL, Stack, wait_for
 
 REQUESTS_PER_SECOND = 20
 CHANGED = ("Gateway", "Router", SMALL)
@@ -64,6 +64,11 @@ def deploy(stack: Stack, *arguments: str) -> Any:
     return asyncio.run(under_load())
 
 
+def served(name: str) -> str:
+    """What the command line of a deployment's replicas holds."""
+    return f"ServeReplica:groupqwen:{name}"
+
+
 def test_a_rollout_under_load_fails_nobody_and_a_canary_takes_its_share_first(
     stack: Stack, tmp_path: Path
 ) -> None:
@@ -83,7 +88,7 @@ def test_a_rollout_under_load_fails_nobody_and_a_canary_takes_its_share_first(
     assert {name for name in before if after[name] != before[name]} == set(CHANGED)
     assert stack.get(f"/models/{SMALL}").json()["context"] == 2048
     assert stack.get("/rollout").json() is None, "nothing of the canary is left"
-    assert len(stack.processes(f"ServeReplica:groupqwen:{SMALL}")) == 1
+    assert len(stack.processes(served(SMALL))) == 1
 
 
 def test_a_model_that_fails_its_warm_up_leaves_the_old_one_serving(stack: Stack, tmp_path: Path) -> None:
@@ -133,9 +138,12 @@ def test_a_bad_profile_is_refused_before_anything_is_touched(
     profile = {**yaml.safe_load((PROFILES / "cpu.yaml").read_text()), **change}
     path = tmp_path / "bad.yaml"
     path.write_text(yaml.safe_dump(profile))
-    before = {process.pid: process.create_time() for process in stack.processes("ServeReplica")}
+    names = (*CHANGED, *UNCHANGED)
+    # What the last rollout replaced may still be about to go.
+    wait_for(lambda: all(len(stack.processes(served(name))) == 1 for name in names), 90, "replicas stay behind")
+    before = {name: stack.replica(name) for name in names}
     refused = stack.run_cli(*deploy_command(str(path)))
     assert refused.returncode == 1
     assert says in " ".join(refused.stderr.split())
-    assert {process.pid: process.create_time() for process in stack.processes("ServeReplica")} == before
+    assert {name: stack.processes(served(name)) for name in names} == {name: [before[name]] for name in names}
     assert stack.health()["status"] == "ok"
