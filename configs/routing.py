@@ -15,6 +15,7 @@ from configs.home import home
 Level = Literal["trivial", "simple", "moderate", "complex"]
 LEVELS: tuple[Level, ...] = ("trivial", "simple", "moderate", "complex")
 DeviceClass = Literal["server", "macbook", "mobile"]
+CacheMode = Literal["exact", "fixed", "calibrated", "certified"]
 Task = Literal["chat", "code", "choice", "maths", "reasoning", "extraction", "translation", "vision"]
 Preference = Literal["economy", "balanced", "best"]
 PREFERENCES: tuple[Preference, ...] = ("economy", "balanced", "best")
@@ -61,18 +62,50 @@ class CacheRules(Strict):
     """The semantic cache."""
 
     enabled: bool = True
-    distance: float = Field(0.10, ge=0, le=1, description="Cosine distance up to which an entry serves.")
-    candidates: int = Field(3, ge=1, le=20, description="Of the nearest entries, so many are looked at.")
+    mode: CacheMode = Field(
+        "certified",
+        description="exact: the same request only. fixed: whatever lies within `distance`. calibrated: what is "
+        "`likely` to have the same answer. certified: as much as keeps the bound on wrong answers within "
+        "`wrong_per_request`, by what was checked here.",
+    )
+    scope: Literal["own", "shared"] = Field(
+        "own", description="Whether keys are served from each other's answers."
+    )
+    distance: float = Field(0.10, ge=0, le=1, description="fixed: cosine distance up to which an entry serves.")
+    likely: float = Field(0.75, ge=0, le=1, description="calibrated: the least P(same answer).")
+    wrong_per_request: float = Field(
+        0.01, gt=0, le=0.5, description="certified: the bound (95 %) on wrong answers from similar questions."
+    )
+    strict_distance: float = Field(
+        0.03,
+        ge=0,
+        le=1,
+        description="Up to here an entry that no guard speaks against serves in any mode but exact.",
+    )
+    checked: float = Field(
+        0.05, ge=0, le=1, description="Share of hits that are answered afresh later, when nothing else is to do."
+    )
+    candidates: int = Field(5, ge=1, le=20, description="Of the nearest entries, so many are looked at.")
     guards: bool = Field(
         True,
-        description="Whether other numbers, units, names, negations or another order of words speak against an "
-        "entry, however near it is.",
+        description="fixed and calibrated: whether other numbers, units, names, negations or another order of "
+        "words speak against an entry, however near it is.",
     )
-    ttl_seconds: int = Field(3600, gt=0, description="An entry's life, from when it was written.")
+    veto_distance: float = Field(
+        0.05, ge=0, le=1, description="A false hit is refused to all questions within this distance of its own."
+    )
+    most_vetoes: int = Field(3, ge=1, description="An entry with so many false hits is thrown out.")
+    ttl_seconds: int = Field(
+        3600, gt=0, description="An entry's life, from when it was written (a tenth more or less)."
+    )
+    lives: dict[Task, int] = Field(
+        default={"code": 86_400, "maths": 86_400, "reasoning": 86_400, "translation": 86_400},
+        description="Another life for what does not age, by task, seconds; 0: not kept.",
+    )
     max_temperature: float = Field(
         1.0, ge=0, le=2, description="A request hotter than this wants variety, not a cached answer."
     )
-    budget_ms: float = Field(50.0, gt=0, description="A lookup that takes longer counts as a miss (milliseconds).")
+    budget_ms: float = Field(20.0, gt=0, description="A lookup that takes longer counts as a miss (milliseconds).")
 
 
 class Exchange(Strict):

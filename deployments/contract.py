@@ -208,8 +208,9 @@ class RequestContext:
     user: str | None = None
     session: str | None = None
     device: DeviceClass = "server"
-    cache: Literal["use", "refresh", "bypass"] = "use"
-    """`refresh` asks anew and stores; `bypass` neither reads nor stores."""
+    cache: Literal["use", "refresh", "bypass", "check"] = "use"
+    """`refresh` asks anew and stores; `bypass` neither reads nor stores; `check` asks anew and compares with what
+    the cache would have said."""
     preference: Preference | None = None
     """What a right answer is worth against cost and time; None: as the owner has set it."""
     max_cost_usd: float | None = None

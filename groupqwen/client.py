@@ -24,14 +24,28 @@ def endpoint_and_key() -> tuple[str, str]:
     return settings_for(home(), choices).endpoint, load_credentials(home()).api_key
 
 
-def get(endpoint: str, key: str, path: str, accept: tuple[int, ...] = (200,)) -> httpx.Response:
+def get(
+    endpoint: str, key: str, path: str, accept: tuple[int, ...] = (200,), parameters: dict[str, Any] | None = None
+) -> httpx.Response:
     """Ask as the owner. Raises `StartProblem` for anything but an answer that is accepted."""
+    return _answer("GET", endpoint, key, path, accept, params=parameters)
+
+
+def ask(endpoint: str, key: str, path: str, body: dict[str, Any]) -> httpx.Response:
+    """Post as the owner. Raises `StartProblem` for anything but a 200."""
+    return _answer("POST", endpoint, key, path, (200,), json=body)
+
+
+def _answer(
+    method: str, endpoint: str, key: str, path: str, accept: tuple[int, ...], **given: Any
+) -> httpx.Response:
+    headers = {"Authorization": f"Bearer {key}"}
     try:
-        response = http().get(endpoint + path, headers={"Authorization": f"Bearer {key}"}, timeout=15)
+        response = http().request(method, endpoint + path, headers=headers, timeout=30, **given)
     except httpx.HTTPError as error:
         raise StartProblem(f"{endpoint} does not answer: run `bash scripts/up.sh`") from error
     if response.status_code not in accept:
-        raise StartProblem(f"{endpoint}{path} answered {response.status_code}: {response.text[:200]}")
+        raise StartProblem(f"{endpoint}{path} answered {response.status_code}: {response.text[:300]}")
     return response
 
 
@@ -86,14 +100,7 @@ SIGNALS = ("complexity", "level", "task", "domain", "device", "preference", "esc
 def print_route(endpoint: str, key: str, model: str, question: str, console: Console) -> None:
     """What would answer a question, and why the others would not. Raises `StartProblem`."""
     body = {"model": model, "messages": [{"role": "user", "content": question}]}
-    headers = {"Authorization": f"Bearer {key}"}
-    try:
-        response = http().post(f"{endpoint}/route", json=body, headers=headers, timeout=30)
-    except httpx.HTTPError as error:
-        raise StartProblem(f"{endpoint} does not answer: run `bash scripts/up.sh`") from error
-    if response.status_code != 200:
-        raise StartProblem(f"{endpoint}/route answered {response.status_code}: {response.text[:300]}")
-    route = response.json()
+    route = ask(endpoint, key, "/route", body).json()
     weighed = any(candidate["correct"] is not None for candidate in route["candidates"])
     figures = ("P(right)", "cost", "seconds") if weighed else ()
     columns = [Column(figure, justify="right") for figure in figures]

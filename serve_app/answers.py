@@ -31,11 +31,16 @@ def headers(routed: Routed | None) -> dict[str, str]:
     """The headers that tell which variant answered and why."""
     if routed is None:
         return {}
-    return {
+    told = {
         "x-groupqwen-variant": routed.decision.variant,
         "x-groupqwen-cache": routed.cache,
         "x-groupqwen-decision": routed.decision.header(),
     }
+    if routed.cache_distance is not None:
+        told["x-groupqwen-cache-distance"] = f"{routed.cache_distance:.4f}"
+    if routed.cached_at is not None:
+        told["age"] = str(max(0, round(time.time()) - routed.cached_at))
+    return told
 
 
 def metadata(routed: Routed | None, context: RequestContext) -> dict[str, Any]:

@@ -10,10 +10,10 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any
+from typing import Annotated, Any
 
 import httpx
-from fastapi import FastAPI, Request, Security, WebSocket
+from fastapi import FastAPI, Query, Request, Security, WebSocket
 from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from openai.types.chat import ChatCompletionChunk
 from pydantic import ValidationError
@@ -52,11 +52,14 @@ from serve_app.errors import ERRORS, chat_error, shape_errors
 from serve_app.keys import ApiKey, KeyRing
 from serve_app.metrics import scrape
 from serve_app.schemas import (
+    CacheEntries,
     CacheStats,
     ChatAnswer,
     Cleared,
     EmbeddingAnswer,
     EmbeddingRequest,
+    Forget,
+    Forgotten,
     Health,
     Model,
     ModelList,
@@ -72,6 +75,8 @@ from serve_app.websocket import serve_socket
 PART_SECONDS = 2.0
 STATES = frozenset(State)
 """What a variant that is well may be; `unavailable` is none of them."""
+MOST_ENTRIES = 1000
+"""Of the cache, that are shown or searched for at once."""
 AWAY = "away"
 """One on a machine that is not there now: all is well all the same."""
 GONE = (RayActorError, RayServeException)
@@ -390,6 +395,32 @@ class Gateway:
         )
         return CacheStats.model_validate({**outcomes, **entries})
 
+    @api.get("/v1/cache/entries")
+    async def cache_entries(
+        self,
+        request: Request,
+        query: Annotated[str | None, Query(min_length=1, max_length=2000)] = None,
+        variant: Annotated[str | None, Query(min_length=1, max_length=200)] = None,
+        limit: Annotated[int, Query(ge=1, le=MOST_ENTRIES)] = 20,
+    ) -> CacheEntries:
+        """What is kept for similar questions and may serve this key: the nearest to a query, or any."""
+        found = await self._entries(request, query, None, variant, limit)
+        return CacheEntries.model_validate({"entries": found})
+
+    @api.post("/v1/cache/forget")
+    async def cache_forget(self, body: Forget, request: Request) -> Forgotten:
+        """Forget answers, everywhere and at once; what is being answered now is not kept either. By id, or those
+        near a query."""
+        if not (body.ids or body.query or body.variant):
+            raise invalid("Say `ids`, a `query`, or a `variant`.", param="ids")
+        found: list[dict[str, Any]] = []
+        if body.query or body.variant:
+            found = await self._entries(request, body.query, body.distance, body.variant, MOST_ENTRIES)
+        owned = self._cache.owned.remote(request.state.key.id, body.ids)
+        ids = [one["id"] for one in found] + (await self._ask(owned, "cache") if body.ids else [])
+        deleted = 0 if body.dry_run else await self._ask(self._cache.forget_entries.remote(ids), "cache")
+        return Forgotten.model_validate({"deleted": deleted, "entries": found})
+
     @api.post("/v1/cache/clear")
     async def cache_clear(self) -> Cleared:
         """Delete every cached answer."""
@@ -438,6 +469,13 @@ class Gateway:
             raise chat_error(error) from error
         except (*GONE, TimeoutError) as error:
             raise engine_gone(part) from error
+
+    async def _entries(
+        self, request: Request, query: str | None, distance: float | None, variant: str | None, limit: int
+    ) -> list[dict[str, Any]]:
+        asked = self._cache.entries.remote(request.state.key.id, query, distance, variant, limit)
+        found: list[dict[str, Any]] = await self._ask(asked, "cache")
+        return found
 
     async def _part(self, response: Any) -> Any:
         try:

@@ -178,6 +178,18 @@ class Rollout(BaseModel):
     failed: int = Field(description="Requests that it failed; the old version answered them where it still could.")
 
 
+class Promise(BaseModel):
+    """What the checks so far allow. Bounds hold with 95 % confidence for questions like those that were checked."""
+
+    checks: int = Field(description="Requests of which it is known what a fresh answer said.")
+    threshold: float | None = Field(None, description="The least P(same answer) that serves; unset: none.")
+    per_hit: float = Field(description="The bound on wrong answers per hit.")
+    per_request: float = Field(description="And per request.")
+    share: float = Field(description="Of the requests, so many would be served.")
+    labels: int = Field(description="Checks above the threshold.")
+    wrong: int = Field(description="Of these, so many found another answer.")
+
+
 class CacheStats(BaseModel):
     """Since the Router's replica started, except `entries`, which are those in Redis now."""
 
@@ -186,12 +198,51 @@ class CacheStats(BaseModel):
     completion_tokens_saved: int
     entries: dict[str, int] | None = Field(None, description="Unset while Redis is away.")
     embedded: int = Field(description="Questions embedded: one for each request that reaches the semantic lookup.")
-    distance_threshold: float
+    mode: str = Field(description="exact, fixed, calibrated or certified.")
+    distance_threshold: float = Field(description="Of the mode fixed: cosine.")
+    wrong_per_request: float = Field(description="The owner's budget for wrong answers from similar questions.")
     ttl_seconds: int
+    partitions: dict[str, Promise] = Field(
+        description="By scope and kind of question, and of all together: what is served now and what is promised."
+    )
 
 
 class Cleared(BaseModel):
     deleted: int
+
+
+class CacheEntry(BaseModel):
+    """A kept answer."""
+
+    id: str
+    query: str
+    answer: str
+    variant: str
+    group: str = Field(description="The entry whose answer was the first to say this.")
+    distance: float | None = Field(None, description="Cosine distance to the query that was searched for.")
+    age_seconds: int
+    expires_in_seconds: int
+
+
+class CacheEntries(BaseModel):
+    entries: list[CacheEntry]
+
+
+class Forget(BaseModel):
+    """Which of your key's entries to forget: these ids, or those near a query, of a variant, or both."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    ids: list[str] = Field([], max_length=1000)
+    query: str | None = Field(None, min_length=1, max_length=2000)
+    distance: float = Field(0.05, ge=0, le=2, description="How far from the query, cosine.")
+    variant: str | None = Field(None, min_length=1, max_length=200)
+    dry_run: bool = Field(False, description="Only say which they are.")
+
+
+class Forgotten(BaseModel):
+    deleted: int
+    entries: list[CacheEntry] = Field(description="Those that were searched for; ids are taken as they come.")
 
 
 class Health(BaseModel):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
+from configs.routing import Task
 from deployments.chunks import ChunkBuilder, token_usage
 from deployments.router.decision import CacheOutcome
 
@@ -50,6 +51,17 @@ class CachedAnswer:
 
 
 @dataclass(frozen=True)
+class Near:
+    """An entry that was found by its vector. `entry`: its id; `query`: the question that it answers; `distance`:
+    cosine, 0 to 2; `group`: the entry whose answer was the first to say this."""
+
+    entry: str
+    query: str
+    distance: float
+    group: str
+
+
+@dataclass(frozen=True)
 class Lookup:
     """What the cache said, and what it needs to store the answer that a miss leads to."""
 
@@ -59,11 +71,30 @@ class Lookup:
     exact_key: str | None = None
     fingerprint: str | None = None
     query: str | None = None
+    scope: str = ""
+    """Whose entries may serve, and who may be served by what this leads to."""
+    epoch: str = "0"
+    """Of the cache, when it had no answer."""
+    kind: Task | None = None
+    """What is asked for: it says how long an answer lives, and by what its neighbours are judged."""
     embedding: bytes | None = None
     """float32, little-endian; None where the request is not for semantic lookup, or was not embedded yet."""
     similar_may_serve: bool = False
     """Whether a similar question's answer is still to be looked for."""
+    only_checks: bool = False
+    """Whether it is asked afresh to see whether what was served was right."""
+    near: tuple[Near, ...] = ()
+    """The entries beside it, the nearest first."""
+    features: tuple[float, ...] | None = None
+    """Of the nearest of them, as `deployments.cache.likeness` has them."""
+    why: str = ""
+    """What spoke for or against the nearest."""
 
     @property
     def storable(self) -> bool:
         return self.exact_key is not None and self.answer is None
+
+    @property
+    def partition(self) -> str:
+        """Of which requests it is one, when answers are checked."""
+        return f"{self.scope}:{self.kind or 'unknown'}"

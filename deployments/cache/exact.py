@@ -29,15 +29,22 @@ class ExactCache:
         keys = cache_keys(request, context, rules)
         if keys is None:
             return Lookup("bypass")
-        fresh = context.cache == "refresh"
-        if not fresh:
-            answer = await self._patience.ask(partial(get_exact, self._redis, keys.exact), rules.budget_ms)
-            if answer is not None:
-                return Lookup("exact", answer, 0.0)
+        found = await self._patience.ask(partial(get_exact, self._redis, keys.exact), rules.budget_ms)
+        if found is None:
+            # Without its epoch an answer cannot be kept.
+            return Lookup("miss", query=keys.query)
+        answer, epoch = found
+        if answer is not None and context.cache == "use":
+            return Lookup("exact", answer, 0.0, exact_key=keys.exact, scope=keys.scope)
         return Lookup(
             "miss",
             exact_key=keys.exact,
             fingerprint=keys.fingerprint,
             query=keys.query,
-            similar_may_serve=not fresh and keys.fingerprint is not None,
+            scope=keys.scope,
+            epoch=epoch,
+            similar_may_serve=context.cache != "refresh"
+            and keys.fingerprint is not None
+            and rules.mode != "exact",
+            only_checks=context.cache == "check",
         )

@@ -61,19 +61,19 @@ def numbers(asked: str, kept: str) -> str | None:
 
 def units(asked: str, kept: str) -> str | None:
     """Other units of measure, money or time."""
-    one, other = (Counter(_UNIT_OF[word] for word in _words(text) if word in _UNIT_OF) for text in (asked, kept))
+    one, other = (Counter(_UNIT_OF[word] for word in words_of(text) if word in _UNIT_OF) for text in (asked, kept))
     return _differ(one, other)
 
 
 def negation(asked: str, kept: str) -> str | None:
     """One of them says no, or not, and the other does not."""
-    odd = [sum(word in _NEGATIONS for word in _words(_TAG.sub("", text))) % 2 for text in (asked, kept)]
+    odd = [sum(word in _NEGATIONS for word in words_of(_TAG.sub("", text))) % 2 for text in (asked, kept)]
     return "only one of them negates" if odd[0] != odd[1] else None
 
 
 def opposites(asked: str, kept: str) -> str | None:
     """One says a word and the other its opposite in its place."""
-    one, other = set(_words(asked)), set(_words(kept))
+    one, other = set(words_of(asked)), set(words_of(kept))
     for pair in _OPPOSITES:
         first, second = (pair & one) - other, (pair & other) - one
         if first and second:
@@ -108,14 +108,14 @@ def names(asked: str, kept: str) -> str | None:
 
 def question(asked: str, kept: str) -> str | None:
     """One asks who, the other when, where or why."""
-    one, other = (_ASKED & set(_words(text)) for text in (asked, kept))
+    one, other = (_ASKED & set(words_of(text)) for text in (asked, kept))
     return f"{min(one)} ≠ {min(other)}" if one and other and not one & other else None
 
 
 def order(asked: str, kept: str) -> str | None:
     """The very same words in another order, which may turn who does what to whom. (Where other words have changed
     too, a new order is mostly a new wording.)"""
-    one, other = _words(asked), _words(kept)
+    one, other = words_of(asked), words_of(kept)
     if Counter(one) != Counter(other):
         return None
     first, second = ([word for word in words if word not in _FUNCTION_WORDS] for words in (one, other))
@@ -135,13 +135,13 @@ GUARDS: dict[str, Callable[[str, str], str | None]] = {
 
 
 @lru_cache(maxsize=64)
-def _words(text: str) -> tuple[str, ...]:
-    """(Kept for a moment: most guards read the same two texts.)"""
+def words_of(text: str) -> tuple[str, ...]:
+    """In small letters, numbers among them. (Kept for a moment: most guards read the same two texts.)"""
     return tuple(word.replace("'", "") for word in _TOKEN.findall(text.replace("’", "'").casefold()))
 
 
 def _numbers_of(text: str) -> Counter[str]:
-    words = _words(text)
+    words = words_of(text)
     counted = Counter(word.replace(",", "") for word in words if _NUMBER.fullmatch(word))
     counted.update(_DIGITS[word] for word in words if word in _DIGITS)
     return counted

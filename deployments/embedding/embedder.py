@@ -5,6 +5,7 @@ Thread-safe; knows nothing of Redis or of what the vectors are for.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -51,3 +52,9 @@ class Embedder:
     def count_tokens(self, texts: Sequence[str]) -> int:
         """Tokens that `embed` reads of these texts."""
         return sum(len(encoding.ids) for encoding in self._tokenizer.encode_batch(list(texts)))
+
+
+def fingerprint_of(model: Path) -> str:
+    """Which embedder a file is: distances of two are not to be compared."""
+    with model.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:8]

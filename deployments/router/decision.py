@@ -82,3 +82,5 @@ class Routed:
     decision: RouteDecision
     cache: CacheOutcome
     cache_distance: float | None = None
+    cached_at: int | None = None
+    """When the kept answer was given, seconds since 1970."""

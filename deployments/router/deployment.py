@@ -34,6 +34,7 @@ from deployments.router.conversations import Conversations, Turn
 from deployments.router.decision import Routed, RouteDecision
 from deployments.router.escalation import Judges
 from deployments.router.failures import CoolDowns, has_content
+from deployments.router.given import GivenAnswers
 from deployments.router.pace import Pace
 from deployments.router.plans import Asking, committed, ended
 from deployments.router.reader import GONE, Reader
@@ -45,6 +46,12 @@ from deployments.serving import deployment
 logger = logging.getLogger("ray.serve")
 
 LATENCY_BUCKETS = [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300]
+
+CHECK_PATIENCE_SECONDS = 600
+"""A cached answer that could not be checked by then is not."""
+
+MOST_CHECKS = 20
+"""That wait for an idle moment."""
 
 Item = Routed | ChatCompletionChunk
 
@@ -79,7 +86,7 @@ class Router:
         self._journal = Journal(home().journal)
         self._pending: set[asyncio.Task[None]] = set()
         self._pace, self._cool_downs, self._conversations = Pace(), CoolDowns(), Conversations()
-        self._bandit = Bandit(0.0)
+        self._bandit, self._given = Bandit(0.0), GivenAnswers()
         self._decisions = Counter(
             "groupqwen_route_decisions", "Decisions by variant and task.", ("variant", "task")
         )
@@ -117,8 +124,11 @@ class Router:
 
     async def feedback(self, request_id: str, key_id: str, good: bool) -> bool:
         """Someone's verdict on an answer; whether it is one that this Router remembers, by who has asked for
-        it."""
-        return self._bandit.said(request_id, key_id, good)
+        it. What was bad does not come from the cache again."""
+        given = None if good else self._given.take(request_id, key_id)
+        if given is not None:
+            await self._reader.disown(given)
+        return self._bandit.said(request_id, key_id, good) or given is not None
 
     async def canary(self) -> dict[str, Any] | None:
         """How the canary does, or None where there is none."""
@@ -164,7 +174,7 @@ class Router:
                 # The variant starts while the cache looks for a similar question: a miss waits for the longer of
                 # the two, not for their sum, and a hit wastes a few milliseconds of the variant's time.
                 started = await opened.enter_async_context(self._started(asking))
-                lookup = await self._reader.similar(lookup)
+                lookup = await self._reader.similar(replace(lookup, kind=asking.found.task))
                 if lookup.answer is None:
                     steps = self._fresh(asking, started, lookup, record)
                     async for items in await opened.enter_async_context(aclosing(steps)):
@@ -172,10 +182,12 @@ class Router:
                     return
         decision = _from_cache(request, context, lookup)
         self._seen(lookup)
+        self._given.note(context, lookup)
+        self._draw_check(request, context, lookup)
         record.route(decision, lookup.outcome, lookup.distance)
         assert lookup.answer is not None
         yield [
-            Routed(decision, lookup.outcome, lookup.distance),
+            Routed(decision, lookup.outcome, lookup.distance, lookup.answer.created),
             *lookup.answer.chunks(context.request_id),
         ]
 
@@ -229,11 +241,14 @@ class Router:
         )
         # What another variant said is not kept as the answer of the one that was asked for, nor what two said.
         if lookup.storable and answering.one_voice:
+            self._given.note(asking.context, lookup)
             self._keep(kept, lookup)
         if shadowed and answering.one_voice:
             self._later(self._shadow(asking, decision.variant, kept))
 
     def _seen(self, lookup: Lookup) -> None:
+        if lookup.only_checks:
+            return
         self._lookups.inc(tags={"outcome": lookup.outcome})
         self._outcomes[lookup.outcome] += 1
         if lookup.answer is not None:
@@ -299,6 +314,33 @@ class Router:
             )
         except (ChatError, ValueError, OSError, *GONE) as error:
             logger.warning("a shadow run came to nothing: %s", error)
+
+    def _draw_check(self, request: ChatRequest, context: RequestContext, lookup: Lookup) -> None:
+        """A share of what was served from similar questions' answers is checked, drawn by chance."""
+        is_drawn = drawn(context.request_id, self._rules.routing.cache.checked)
+        if lookup.outcome == "semantic" and is_drawn and len(self._pending) < MOST_CHECKS:
+            self._later(self._check(request, context))
+
+    async def _check(self, request: ChatRequest, context: RequestContext) -> None:
+        """Ask afresh what was answered from a similar question's answer, once nothing else is to do; the cache
+        compares the two. It is a request like any other, with a row of its own in the Ledger."""
+        if not await self._idle():
+            return
+        asked = replace(context, request_id=f"{context.request_id}-check", cache="check", received=time.time())
+        try:
+            async with aclosing(self.chat(request.model_copy(update={"stream": False}), asked)) as answer:  # type: ignore[type-var]
+                async for _ in answer:
+                    pass
+        except ChatError as error:
+            logger.warning("a cached answer was not checked: %s", error)
+
+    async def _idle(self) -> bool:
+        """Wait until nobody waits for an answer; whether that came."""
+        for _ in range(CHECK_PATIENCE_SECONDS):
+            await asyncio.sleep(1)
+            if not self._pace.busy:
+                return True
+        return False
 
     def _write_down(self, record: QueryRecord, progress: Progress) -> None:
         record.finish(progress, self._catalog)

@@ -20,6 +20,7 @@ from deployments.cache.store import connect
 from deployments.classifier.learned import embedder_of
 from deployments.classifier.rules import Classification, classify, last_user_text
 from deployments.contract import ChatRequest, RequestContext
+from deployments.router.given import Given
 from deployments.router.rules import resolve_model
 
 logger = logging.getLogger("ray.serve")
@@ -42,6 +43,7 @@ class Reader:
         self._exact = ExactCache(connect(redis_url))
         # Handles to methods are made once: making one costs as much as using it.
         self._find_similar, self._store = cache.find_similar, cache.store
+        self._refuse, self._forget = cache.refuse, cache.forget_entries
         self._embed, self._embed_query = cache.embed, cache.embed_query
         self._classify = classifier.classify
         self._learned_from_embeddings = False
@@ -57,7 +59,8 @@ class Reader:
         lookup = await self._exact.look_up(request, context, self._routing.cache)
         if lookup.answer is None and self._reads_embedding(request):
             asked = lookup.similar_may_serve
-            lookup = await self.similar(lookup)
+            kind = classify(request.messages, self._routing).task if asked else None
+            lookup = await self.similar(replace(lookup, kind=kind))
             # (A cache that has just said nothing is not asked once more.)
             if lookup.answer is None and not asked:
                 lookup = replace(lookup, embedding=await self._made(request))
@@ -81,6 +84,16 @@ class Reader:
             await self._store.remote(answer, lookup)
         except GONE:
             logger.warning("the cache did not take an answer")
+
+    async def disown(self, given: Given) -> None:
+        """Someone found bad what the cache gave, or what was kept: it does not serve that question again."""
+        try:
+            if given.embedding is not None:
+                await self._refuse.remote(given.entry, given.embedding)
+            else:
+                await self._forget.remote([given.entry])
+        except GONE:
+            logger.warning("the cache did not hear that an answer was bad")
 
     async def embed(self, texts: list[str]) -> list[list[float]]:
         """Embeddings of any texts. Raises what `GONE` names."""

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.routing import CacheRules
-from deployments.cache.canonical import MAX_QUERY_CHARS, TASK_PREFIX, CacheKeys, cache_keys
+from deployments.cache.canonical import CacheKeys, cache_keys
+from deployments.cache.eligibility import MAX_QUERY_CHARS, TASK_PREFIX
 from deployments.contract import ChatRequest, CompletionRequest, RequestContext
 
 RULES = CacheRules()
@@ -161,3 +162,14 @@ def test_who_asks_for_the_best_is_not_served_what_thrift_was_given() -> None:
     thrift, best = (some(keys(context=replace(CONTEXT, preference=name))) for name in ("economy", "best"))
     assert thrift.exact != best.exact
     assert thrift.fingerprint != best.fingerprint
+
+
+def test_where_the_owner_shares_keys_serve_each_other_and_never_the_entries_of_before() -> None:
+    shared = CacheRules(scope="shared")
+    request = ChatRequest.model_validate({"messages": [USER]})
+    one, other = (some(cache_keys(request, RequestContext("r", key_id=key), shared)) for key in ("key_a", "key_b"))
+    assert one == other
+    assert one.exact != BASE.exact
+    assert one.fingerprint != BASE.fingerprint
+    named = some(cache_keys(request, RequestContext("r", key_id="everyone"), RULES))
+    assert named.exact != one.exact, "a key of the shared scope's name gains nothing"

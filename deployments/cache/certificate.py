@@ -1,0 +1,153 @@
+"""How much may be served, from what was checked: a threshold on P(same answer) and a bound on what it lets
+through. Pure.
+
+A request that has a neighbour is an observation. Whether the neighbour's answer would have served is known (a
+label) where the request was answered afresh: of every miss, for nothing, and of a random share of what was
+served. From labels and observations follows, for each threshold, an upper bound on wrong answers per request.
+Hits are divided by P(same answer) into strata; each has the beta distribution of Clopper and Pearson's upper
+bound, their mixture by the strata's shares of all requests is taken as a beta distribution of its mean and
+variance, and its upper quantile is the bound. The loosest threshold is in force such that it and all stricter
+ones keep the bound within the budget (risk-controlling prediction sets, arXiv 2101.02703: the wrong grow with
+what is served, so no price is paid for having tried many).
+
+What this rests on, and where it breaks:
+- Within a stratum, labels are taken as a sample of hits. Those that cost nothing come from below the threshold of
+  their time, where more is wrong, which errs on the safe side; but they are older than the requests that are
+  served now. What changes, in what is asked or as the cache fills (at a fixed distance, twice as much is wrong in
+  a full one as in an empty one), is seen only as fast as checks come in. Old labels leave with the window.
+- A check compares two answers by what they say; it can be wrong itself, both ways.
+- P(same answer) is judged by models that have not seen the label (two halves, each judged by the other's).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import betaincinv
+
+from deployments.cache.likeness import SHIPPED, Floats, Likeness, fitted
+
+Counts = npt.NDArray[np.int_]
+
+WINDOW = 10_000
+"""Labels and observations that count, the newest."""
+
+FEWEST = 100
+"""Labels above a threshold from which its bound is taken seriously."""
+
+CONFIDENCE = 0.95
+STRATA = 4
+PER_STRATUM = 150
+"""Labels; each bound is the surer, the more of them its stratum has."""
+
+TRIED = 100
+"""Thresholds that are tried, of requests and of labels: those with 1 %, 2 % … of them above."""
+
+
+@dataclass(frozen=True)
+class InForce:
+    """What is served now. `threshold`: the least P(same answer), None where nothing may be served. `per_hit`,
+    `per_request`: upper bounds on the share of wrong answers; `share`: of requests that are served; `labels`,
+    `wrong`: what was checked above the threshold."""
+
+    threshold: float | None = None
+    per_hit: float = 1.0
+    per_request: float = 0.0
+    share: float = 0.0
+    labels: int = 0
+    wrong: int = 0
+
+
+class Certificate:
+    """Of one partition of the requests. `budget`: wrong answers per request."""
+
+    def __init__(self, budget: float, confidence: float = CONFIDENCE) -> None:
+        self._budget, self._confidence = budget, confidence
+        self._seen: deque[Floats | None] = deque(maxlen=WINDOW)
+        self._features: deque[Floats] = deque(maxlen=WINDOW)
+        self._same: deque[bool] = deque(maxlen=WINDOW)
+        self._until_anew = FEWEST
+        self.likeness: Likeness = SHIPPED
+        self.in_force = InForce()
+
+    def saw(self, features: Floats | None) -> None:
+        """A request came: its features, or None where it has no neighbour that may serve."""
+        self._seen.append(features)
+
+    def learned(self, features: Floats, same: bool, *, renew: bool = True) -> None:
+        """A request was checked. (Unless told not to, everything is reckoned anew when a tenth more is known.)"""
+        self._features.append(features)
+        self._same.append(same)
+        self._until_anew -= 1
+        if renew and self._until_anew <= 0:
+            self.renew()
+
+    @property
+    def labels(self) -> int:
+        """How many requests were checked."""
+        return len(self._same)
+
+    def serves(self, features: Floats) -> tuple[bool, float]:
+        """Whether the nearest entry may serve, and P(same answer)."""
+        likely = float(self.likeness.probability(features)[0])
+        threshold = self.in_force.threshold
+        return threshold is not None and likely >= threshold, likely
+
+    def renew(self) -> None:
+        """The model and the threshold, from what is known now."""
+        known = len(self._same)
+        self._until_anew = max(20, min(100, known // 10))
+        if known < FEWEST:
+            return
+        features, same = np.array(self._features), np.array(self._same)
+        half = np.arange(known) % 2 == 0
+        judged = np.empty(known)
+        models = []
+        for mine in (half, ~half):
+            models.append(fitted(features[~mine], same[~mine]))
+            judged[mine] = models[-1].probability(features[mine])
+        # What is asked is judged by both: a model of all labels would be surer than those that were tested.
+        self.likeness = Likeness(np.mean([model.weights for model in models], axis=0))
+        self.in_force = self._loosest(judged, same)
+
+    def _loosest(self, judged: Floats, same: npt.NDArray[np.bool_]) -> InForce:
+        seen = [one for one in self._seen if one is not None]
+        if not seen:
+            return InForce()
+        asked = np.sort(self.likeness.probability(np.array(seen)))
+        order = np.argsort(judged)
+        judged, wrong = judged[order], np.append(0, np.cumsum(~same[order]))
+        found = InForce()
+        tried = np.concatenate([np.quantile(values, np.linspace(0, 0.99, TRIED)) for values in (asked, judged)])
+        for threshold in np.unique(tried)[::-1]:
+            first = int(np.searchsorted(judged, threshold))
+            labels = len(judged) - first
+            if labels < FEWEST:
+                continue
+            share = float(len(asked) - np.searchsorted(asked, threshold)) / len(self._seen)
+            if not share:
+                continue
+            cuts = np.linspace(first, len(judged), 1 + max(1, min(STRATA, labels // PER_STRATUM))).astype(int)
+            edges = np.append(threshold, judged[cuts[1:-1]])
+            weights = np.diff(np.append(np.searchsorted(asked, edges), len(asked))) / len(self._seen)
+            per_request = upper(np.diff(wrong[cuts]), np.diff(cuts), weights, self._confidence)
+            if per_request > self._budget:
+                break
+            per_hit = per_request / share
+            found = InForce(float(threshold), per_hit, per_request, share, labels, int(wrong[-1] - wrong[first]))
+        return found
+
+
+def upper(wrong: Counts, labels: Counts, weights: Floats, confidence: float) -> float:
+    """The upper bound on the share of wrong ones, over strata of which `weights` are the shares of all."""
+    ours, others = wrong + 1.0, np.maximum(labels - wrong, 1e-9)
+    total = ours + others
+    means = ours / total
+    whole = float(weights.sum())
+    mean = float(weights @ means) / whole
+    variance = float(weights**2 @ (means * (1 - means) / (total + 1))) / whole**2
+    size = mean * (1 - mean) / variance - 1
+    return whole * float(betaincinv(mean * size, (1 - mean) * size, confidence))

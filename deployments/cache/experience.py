@@ -1,0 +1,169 @@
+"""What the cache has learned of its own answers: how its neighbours did, by partition, which entries say the
+same, and which false hits may not return. Pure.
+
+All of it is made of events (JSON objects), which are kept in Redis and applied again at the start.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from configs.routing import CacheRules
+from deployments.cache.answer import Near
+from deployments.cache.certificate import Certificate, InForce
+from deployments.cache.guards import may_serve, objections
+from deployments.cache.likeness import Floats, Neighbour, features_of
+
+Event = dict[str, Any]
+
+OWN = 300
+"""Labels from which a partition is judged by its own; until then, by all of them together."""
+
+ALL = "all"
+"""The partition that every request belongs to."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Which entry serves (None: none), and what was known: the entries that no veto speaks against, and of the
+    nearest of them its features and P(same answer)."""
+
+    serves: Near | None
+    why: str
+    near: tuple[Near, ...] = ()
+    features: tuple[float, ...] | None = None
+    likely: float | None = None
+
+
+class Experience:
+    """Of one cache, by one embedder."""
+
+    def __init__(self, rules: CacheRules) -> None:
+        self._rules = rules
+        self._certificates: dict[str, Certificate] = {}
+        self._joined: dict[str, str] = {}
+        self._record: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+        self._vetoes: dict[str, list[Floats]] = defaultdict(list)
+        self._renewing = True
+
+    def decide(self, asked: str, near: Sequence[Near], vector: Floats, partition: str) -> Verdict:
+        """What may serve a question with this unit vector."""
+        rules = self._rules
+        left = [one for one in near if not self.is_vetoed(one.entry, vector)]
+        if not left:
+            return Verdict(None, "vetoed" if near else "nothing is near")
+        neighbours = [
+            Neighbour(1 - one.distance, one.query, self.group(one.group), *self._record[self.group(one.group)])
+            for one in left
+        ]
+        features = features_of(asked, neighbours)
+        certificate = self.certificate(partition)
+        serves, likely = certificate.serves(features)
+        known = (tuple(left), tuple(np.round(features, 4).tolist()), likely)
+        if rules.mode == "fixed":
+            for one in left:
+                if may_serve(asked, one.query, one.distance, rules):
+                    return Verdict(one, f"within {rules.distance:g}", *known)
+            return Verdict(None, "too far, or a guard objects", *known)
+        best = left[0]
+        if best.distance <= rules.strict_distance and not objections(asked, best.query):
+            return Verdict(best, "all but the same words", *known)
+        if rules.mode == "calibrated":
+            good = likely >= rules.likely and not (rules.guards and objections(asked, best.query))
+            return Verdict(best if good else None, f"P(same answer) {likely:.2f}", *known)
+        if rules.mode == "certified" and serves:
+            return Verdict(best, f"P(same answer) {likely:.2f}, certified", *known)
+        return Verdict(None, f"P(same answer) {likely:.2f}", *known)
+
+    def certificate(self, partition: str) -> Certificate:
+        """The one that judges this partition: its own, once it has labels enough."""
+        own = self._certificates.get(partition)
+        return own if own is not None and own.labels >= OWN else self._of(ALL)
+
+    def group(self, name: str) -> str:
+        """The group that a group has become part of."""
+        seen = name
+        while seen in self._joined:
+            seen = self._joined[seen]
+        return seen
+
+    def is_vetoed(self, entry: str, vector: Floats) -> bool:
+        """Whether this entry was a false hit for a question that is nearly this one."""
+        least = 1 - self._rules.veto_distance
+        return any(float(one @ vector) >= least for one in self._vetoes.get(entry, ()))
+
+    def vetoes(self, entry: str) -> int:
+        """How many there are of an entry."""
+        return len(self._vetoes.get(entry, ()))
+
+    def apply(self, event: Event) -> None:
+        """Learn one event. Raises `KeyError`, `ValueError` or `TypeError` for what is none."""
+        kind = event["kind"]
+        if kind == "saw":
+            found = None if event["features"] is None else np.array(event["features"], float)
+            for name in (event["partition"], ALL):
+                self._of(name).saw(found)
+        elif kind == "check":
+            features = np.array(event["features"], float)
+            for name in (event["partition"], ALL):
+                self._of(name).learned(features, bool(event["same"]), renew=self._renewing)
+            self._record[self.group(event["group"])][0 if event["same"] else 1] += 1
+        elif kind == "join":
+            into, other = self.group(event["into"]), self.group(event["group"])
+            if into != other:
+                self._joined[other] = into
+                for index, count in enumerate(self._record.pop(other, [0, 0])):
+                    self._record[into][index] += count
+        elif kind == "veto":
+            self._vetoes[event["entry"]].append(
+                np.frombuffer(base64.b64decode(event["vector"]), "<f4").astype(float)
+            )
+        else:
+            raise ValueError(f"an event of the kind {kind!r}")
+
+    def apply_all(self, events: Sequence[Event]) -> None:
+        """Learn what was kept, and reckon once at the end."""
+        self._renewing = False
+        for event in events:
+            try:
+                self.apply(event)
+            except (KeyError, ValueError, TypeError):
+                continue  # Of another version: what it says is lost, and nothing else.
+        self._renewing = True
+        for certificate in self._certificates.values():
+            certificate.renew()
+
+    def report(self) -> dict[str, tuple[int, InForce]]:
+        """How many checks there were, and what is in force, by partition."""
+        return {name: (one.labels, one.in_force) for name, one in sorted(self._certificates.items())}
+
+    def _of(self, partition: str) -> Certificate:
+        if partition not in self._certificates:
+            self._certificates[partition] = Certificate(self._rules.wrong_per_request)
+        return self._certificates[partition]
+
+
+def saw(partition: str, features: Sequence[float] | None) -> Event:
+    """A request came."""
+    return {"kind": "saw", "partition": partition, "features": None if features is None else list(features)}
+
+
+def check(partition: str, features: Sequence[float], group: str, same: bool) -> Event:
+    """A request was answered afresh, and its nearest entry's answer says the same or not."""
+    return {"kind": "check", "partition": partition, "features": list(features), "group": group, "same": same}
+
+
+def join(group: str, into: str) -> Event:
+    """Two groups' answers say the same."""
+    return {"kind": "join", "group": group, "into": into}
+
+
+def veto(entry: str, vector: bytes) -> Event:
+    """An entry was a false hit for a question with this vector (float32, little-endian)."""
+    return {"kind": "veto", "entry": entry, "vector": base64.b64encode(vector).decode()}
