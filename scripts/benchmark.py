@@ -156,12 +156,22 @@ def cache(
             help="Pairs of your own: CSV or JSON lines, `a`, `b`, `same`, and `set` if there are several."
         ),
     ] = None,
+    stream: Annotated[
+        Path | None,
+        typer.Option(help="A stream of your own: `query`, and `class`: requests of one class have one answer."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Orders in which the stream is replayed.")] = 10,
 ) -> None:
-    """Which similar questions may share an answer: precision and hits on labelled pairs (docs/EVALUATION.md)."""
-    from benchmarks.cache_pairs import main
+    """Which similar questions may share an answer: precision and hits on labelled pairs; and streams of requests,
+    from an empty cache on, with what is promised of wrong answers (docs/EVALUATION.md)."""
+    from benchmarks import cache_pairs, cache_streams
 
-    with told("--pairs"):
-        main(pairs)
+    if pairs is not None or stream is None:
+        with told("--pairs"):
+            cache_pairs.main(pairs)
+    if stream is not None or pairs is None:
+        with told("--stream"):
+            cache_streams.main(stream, seeds)
 
 
 if __name__ == "__main__":

@@ -179,7 +179,7 @@ class Rollout(BaseModel):
 
 
 class Promise(BaseModel):
-    """What the checks so far allow. Bounds hold with 95 % confidence for questions like those that were checked."""
+    """What checks allow so far. Bounds hold with 95 % confidence, for questions like those checked."""
 
     checks: int = Field(description="Requests of which it is known what a fresh answer said.")
     threshold: float | None = Field(None, description="The least P(same answer) that serves; unset: none.")

@@ -28,9 +28,13 @@ PAYLOAD_WORDS = 6
 """From here on, what follows a colon or stands in quotes is something that a template is filled with."""
 
 _WORDS = yaml.safe_load((Path(__file__).parent / "words.yaml").read_text())
-_FRESH, _PERSONAL, _ACTION = (
-    re.compile(_WORDS[name].strip().replace(" / ", "|"), re.IGNORECASE) for name in ("fresh", "personal", "action")
+_ASKS, _FRESH, _PERSONAL, _ACTION = (
+    re.compile(_WORDS[name].strip().replace(" / ", "|"), re.IGNORECASE)
+    for name in ("asks", "fresh", "personal", "action")
 )
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
+SHORT_WORDS = 8
+"""A text of so many words asks for something, however it begins."""
 _PAYLOAD = re.compile(
     rf"```|\n\s*\S|:\s+(?:\S+\s+){{{PAYLOAD_WORDS - 1}}}\S"
     rf"|[\"“«](?:[^\s\"”»]+\s+){{{PAYLOAD_WORDS - 1}}}[^\"”»]+[\"”»]"
@@ -60,7 +64,10 @@ def eligibility(request: ChatRequest, rules: CacheRules) -> Eligibility:
 
 def changes(query: str) -> str | None:
     """Why these words want another answer tomorrow, or something to be done again; None where they do not."""
-    if _FRESH.search(query):
+    sentences = _SENTENCE_END.split(query)
+    short = len(query.split()) <= SHORT_WORDS
+    # (Who tells of this morning does not ask for this morning's news.)
+    if any(_FRESH.search(one) and (short or _ASKS.search(one)) for one in sentences):
         return "the answer changes with time"
     return "something is to be done" if _ACTION.search(query) else None
 
@@ -92,7 +99,7 @@ def _is_more_than_a_question(request: ChatRequest, query: str) -> str | None:
         "nothing is asked": not query.strip(),
         "the question is long": len(query) > MAX_QUERY_CHARS,
         "a front end asks for itself": query.lstrip().startswith(TASK_PREFIX),
-        "it is about someone's own affairs": bool(_PERSONAL.search(query)),
+        "it is about someone's own affairs": any(map(_PERSONAL.search, _SENTENCE_END.split(query))),
         "a template is filled with something": bool(_PAYLOAD.search(query.strip())),
     }
     return next((why for why, holds in reasons.items() if holds), None)
