@@ -78,8 +78,8 @@ def main(path: Path | None, seeds: int) -> None:
         return
     left_out = 1 - sum(stream.eligible) / len(stream.eligible)
     console.print(
-        f"{len(stream.questions):,} requests, {stream.classes.max() + 1} answers; {left_out:.1%} are for no similar "
-        f"answer by their words. {seeds} orders of each kind; the worst of them in brackets."
+        f"{len(stream.questions):,} requests, {stream.classes.max() + 1} answers; {left_out:.1%} are for no "
+        f"similar answer by their words. {seeds} orders of each kind; the worst of them in brackets."
     )
     for kind, orders in (
         ("In any order", [shuffled(stream, seed) for seed in range(seeds)]),

@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from deployments.chunks import fold
 from deployments.contract import ChatError, RequestContext
-from deployments.router.decision import Routed
+from deployments.router.decision import HITS, Routed
 
 logger = logging.getLogger("ray.serve")
 
@@ -53,7 +53,7 @@ def metadata(routed: Routed | None, context: RequestContext) -> dict[str, Any]:
         about |= {
             "variant": routed.decision.variant,
             "cache": routed.cache,
-            "cache_hit": routed.cache in ("exact", "semantic"),
+            "cache_hit": routed.cache in HITS,
             "cache_distance": routed.cache_distance,
             "route": routed.decision.as_dict(),
         }

@@ -33,7 +33,9 @@ class Metadata(BaseModel):
     request_id: str
     latency_ms: float
     variant: str | None = Field(None, description="Who answered.")
-    cache: str | None = Field(None, description="exact, semantic, miss or bypass.")
+    cache: str | None = Field(
+        None, description="exact, semantic, coalesced (the same was being answered), miss or bypass."
+    )
     cache_hit: bool | None = None
     cache_distance: float | None = Field(None, description="Cosine distance to the nearest entry.")
     route: dict[str, Any] | None = Field(None, description="The whole decision.")

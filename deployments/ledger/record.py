@@ -12,7 +12,7 @@ from openai.types.chat import ChatCompletionChunk
 from configs.catalog import Catalog
 from deployments.classifier.rules import last_user_text
 from deployments.contract import ChatRequest, RequestContext
-from deployments.router.decision import CacheOutcome, RouteDecision
+from deployments.router.decision import HITS, CacheOutcome, RouteDecision
 
 QUERY_CHARS = 500
 """How much of the question is kept."""
@@ -109,7 +109,7 @@ class QueryRecord:
             self.completion_tokens = progress.usage.completion_tokens
             details = progress.usage.prompt_tokens_details
             self.cached_tokens = (details.cached_tokens or 0) if details else 0
-        if self.cache in ("exact", "semantic"):
+        if self.cache in HITS:
             return
         # Who was asked in vain has cost something too; what the client has of them is in the answer's tokens.
         attempts = self.trace.get("attempts", ())

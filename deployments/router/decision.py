@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-CacheOutcome = Literal["exact", "semantic", "miss", "bypass"]
+CacheOutcome = Literal["exact", "semantic", "coalesced", "miss", "bypass"]
+HITS = ("exact", "semantic", "coalesced")
+"""Outcomes for which nobody was asked. Coalesced: the same was being answered for someone else."""
 
 
 @dataclass(frozen=True)

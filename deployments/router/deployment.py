@@ -31,9 +31,10 @@ from deployments.router.bandit import Bandit
 from deployments.router.calibration import Calibration, CalibrationError, load_calibration, nothing
 from deployments.router.canary import CanaryRules
 from deployments.router.conversations import Conversations, Turn
-from deployments.router.decision import Routed, RouteDecision
+from deployments.router.decision import HITS, Routed, RouteDecision
 from deployments.router.escalation import Judges
 from deployments.router.failures import CoolDowns, has_content
+from deployments.router.flights import Flights
 from deployments.router.given import GivenAnswers
 from deployments.router.pace import Pace
 from deployments.router.plans import Asking, committed, ended
@@ -87,6 +88,7 @@ class Router:
         self._pending: set[asyncio.Task[None]] = set()
         self._pace, self._cool_downs, self._conversations = Pace(), CoolDowns(), Conversations()
         self._bandit, self._given = Bandit(0.0), GivenAnswers()
+        self._flights: Flights[list[Item]] = Flights()
         self._decisions = Counter(
             "groupqwen_route_decisions", "Decisions by variant and task.", ("variant", "task")
         )
@@ -168,6 +170,34 @@ class Router:
         self, request: ChatRequest, context: RequestContext, record: QueryRecord
     ) -> AsyncGenerator[list[Item], None]:
         lookup = await self._reader.look_up(request, context)
+        if lookup.exact_key is None or lookup.answer is not None or context.cache != "use":
+            steps = self._found(request, context, lookup, record)
+            async with aclosing(steps):
+                async for items in steps:
+                    yield items
+            return
+        key = (lookup.exact_key, request.stream)
+        flight = self._flights.join(key)
+        joined = flight is not None
+        if flight is None:
+            flight = self._flights.start(key, self._found(request, context, lookup, record))
+        async with aclosing(flight.listen()) as heard:  # type: ignore[type-var]
+            async for items in heard:
+                yield [self._shared(item, context, lookup, record) for item in items] if joined else items
+
+    def _shared(self, item: Item, context: RequestContext, lookup: Lookup, record: QueryRecord) -> Item:
+        """What one who joined hears: the same, as an answer to its own request."""
+        if not isinstance(item, Routed):
+            return item.model_copy(update={"id": f"chatcmpl-{context.request_id}"})
+        self._seen(replace(lookup, outcome="coalesced"))
+        self._given.note(context, lookup)
+        record.route(item.decision, "coalesced", item.cache_distance)
+        return replace(item, cache="coalesced")
+
+    async def _found(
+        self, request: ChatRequest, context: RequestContext, lookup: Lookup, record: QueryRecord
+    ) -> AsyncGenerator[list[Item], None]:
+        """The answer that the cache has, or a fresh one."""
         if lookup.answer is None:
             asking = await self._asking(request, context, lookup.embedding)
             async with AsyncExitStack() as opened:
@@ -357,10 +387,10 @@ class Router:
 
     async def cache_outcomes(self) -> dict[str, Any]:
         """How lookups have ended since the start, and what the hits among them have saved."""
-        asked = sum(self._outcomes[kind] for kind in ("exact", "semantic", "miss"))
-        hits = self._outcomes["exact"] + self._outcomes["semantic"]
+        hits = sum(self._outcomes[kind] for kind in HITS)
+        asked = hits + self._outcomes["miss"]
         return {
-            "outcomes": {kind: self._outcomes[kind] for kind in ("exact", "semantic", "miss", "bypass")},
+            "outcomes": {kind: self._outcomes[kind] for kind in (*HITS, "miss", "bypass")},
             "hit_rate": hits / asked if asked else None,
             "completion_tokens_saved": self._tokens_saved,
         }

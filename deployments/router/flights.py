@@ -1,0 +1,101 @@
+"""Requests that are the same and asked at once: one of them is answered, and all of them hear it. Pure asyncio.
+
+The answer is made in a task of its own. Who asked first may leave and it goes on for the others; when the last one
+has left it is stopped, so that a variant never works for nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+
+
+class Flight(Generic[Item]):
+    """One answer under way, and all that was said of it so far."""
+
+    def __init__(self, steps: AsyncGenerator[Item, None]) -> None:
+        self._said: list[Item] = []
+        self._news = asyncio.Event()
+        self._over = False
+        self._failure: BaseException | None = None
+        self._listeners = 0
+        self._task = asyncio.get_running_loop().create_task(self._fly(steps))
+
+    @property
+    def over(self) -> bool:
+        """Whether all was said."""
+        return self._over
+
+    async def _fly(self, steps: AsyncGenerator[Item, None]) -> None:
+        try:
+            async with aclosing(steps):
+                async for item in steps:
+                    self._said.append(item)
+                    self._wake()
+        except asyncio.CancelledError as cancelled:
+            self._failure = cancelled
+            raise
+        except Exception as failure:  # Whatever it is, it is everyone's who listens.
+            self._failure = failure
+        finally:
+            self._over = True
+            self._wake()
+
+    def _wake(self) -> None:
+        self._news.set()
+        self._news = asyncio.Event()
+
+    async def listen(self) -> AsyncIterator[Item]:
+        """All of it, from the beginning. Raises what the answer raised. Once the last listener has left, the
+        answer is stopped."""
+        self._listeners += 1
+        try:
+            heard = 0
+            while True:
+                while heard < len(self._said):
+                    heard += 1
+                    yield self._said[heard - 1]
+                if self._over:
+                    break
+                await self._news.wait()
+            if self._failure is not None:
+                raise self._failure
+        finally:
+            self._listeners -= 1
+            if not self._listeners and not self._over:
+                # Closed to others at once; and whoever leaves waits until the variant has let go.
+                self._over = True
+                self._task.cancel()
+                await asyncio.gather(self._task, return_exceptions=True)
+
+
+class Flights(Generic[Item]):
+    """Those under way, by what makes requests the same."""
+
+    def __init__(self) -> None:
+        self._flights: dict[tuple[str, bool], Flight[Item]] = {}
+
+    def join(self, key: tuple[str, bool]) -> Flight[Item] | None:
+        """The one to listen to, where the same is being answered."""
+        flight = self._flights.get(key)
+        return None if flight is None or flight.over else flight
+
+    def start(self, key: tuple[str, bool], steps: AsyncGenerator[Item, None]) -> Flight[Item]:
+        """A new one, that others may join until it is over."""
+        flight = Flight(self._until_over(key, steps))
+        self._flights[key] = flight
+        return flight
+
+    async def _until_over(
+        self, key: tuple[str, bool], steps: AsyncGenerator[Item, None]
+    ) -> AsyncGenerator[Item, None]:
+        try:
+            async with aclosing(steps):
+                async for item in steps:
+                    yield item
+        finally:
+            self._flights.pop(key, None)

@@ -1,0 +1,134 @@
+"""The cache as users meet it: one answer for many, what is bad does not come back, what is forgotten is gone."""
+
+from __future__ import annotations
+
+import uuid
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from urllib.parse import urlencode
+
+import httpx
+import pytest
+
+from tests.integration.conftest import MIDDLE, SMALL, Stack, wait_for
+
+WORD: dict[str, Any] = {"model": MIDDLE, "max_tokens": 200}
+
+
+def question(mark: str = ":") -> str:
+    return f"In one word{mark} what colour is {uuid.uuid4().hex[:8]} grass?"
+
+
+def outcome(response: httpx.Response) -> str:
+    assert response.status_code == 200, response.text
+    return response.headers["x-groupqwen-cache"]
+
+
+def keep(stack: Stack, asked: str, **fields: Any) -> httpx.Response:
+    """Have it answered, until the answer is kept."""
+    first = stack.ask(asked, cache="no-cache", **fields)
+    assert first.json()["choices"][0]["finish_reason"] == "stop"
+    wait_for(lambda: outcome(stack.ask(asked, cache=None, **fields)) == "exact", 5, "it was not kept")
+    return first
+
+
+def entries(stack: Stack, **parameters: Any) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = stack.get(f"/cache/entries?{urlencode(parameters)}").json()["entries"]
+    return found
+
+
+def test_sixty_four_that_ask_the_same_at_once_are_answered_once(stack: Stack) -> None:
+    asked = f"Write four sentences about the letter {uuid.uuid4().hex[:6]}."
+    before = stack.status(SMALL)["completion_tokens"]
+    with ThreadPoolExecutor(64) as pool:
+        answers = list(pool.map(lambda _: stack.ask(asked, cache=None, model=SMALL, max_tokens=120), range(64)))
+    seen = Counter(map(outcome, answers))
+    assert seen["miss"] == 1
+    assert seen["coalesced"] >= 32, "(one that came late may find the answer kept)"
+    assert sum(seen.values()) == seen["miss"] + seen["coalesced"] + seen["exact"] == 64
+    bodies = [answer.json() for answer in answers]
+    assert len({body["choices"][0]["message"]["content"] for body in bodies}) == 1
+    assert len({body["id"] for body in bodies}) == 64, "each is an answer to its own request"
+    assert stack.status(SMALL)["completion_tokens"] - before == bodies[0]["usage"]["completion_tokens"]
+
+
+def test_who_asked_first_may_leave(stack: Stack) -> None:
+    body = {
+        "messages": [{"role": "user", "content": f"Count to forty, {uuid.uuid4().hex[:6]}."}],
+        **{"model": SMALL, "max_tokens": 150, "temperature": 0, "stream": True},
+    }
+    headers = stack.headers
+    with (
+        httpx.stream("POST", f"{stack.url}/chat/completions", json=body, headers=headers, timeout=60) as first,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        next(first.iter_lines())
+        second = pool.submit(httpx.post, f"{stack.url}/chat/completions", json=body, headers=headers, timeout=60)
+        wait_for(lambda: stack.get("/cache/stats").json()["outcomes"]["coalesced"] > 0, 10, "nobody joined")
+        first.close()
+        whole = second.result()
+    assert outcome(whole) == "coalesced"
+    assert whole.text.rstrip().endswith("data: [DONE]")
+
+
+def test_what_someone_finds_bad_does_not_come_again(stack: Stack) -> None:
+    asked = question()
+    first = keep(stack, asked, **WORD)
+    reworded = asked.replace(":", ",")
+    similar = stack.ask(reworded, cache=None, **WORD)
+    assert outcome(similar) == "semantic"
+    assert float(similar.headers["x-groupqwen-cache-distance"]) <= 0.03
+    assert int(similar.headers["age"]) >= 0
+    verdict = {"request_id": similar.headers["x-request-id"], "rating": "down"}
+    assert stack.post("/feedback", verdict).json()["known"]
+    assert outcome(stack.ask(reworded, cache=None, **WORD)) == "miss", "not for this question"
+    assert outcome(stack.ask(asked, cache=None, **WORD)) == "exact", "for its own it may be right"
+    verdict = {"request_id": first.headers["x-request-id"], "rating": "down"}
+    assert stack.post("/feedback", verdict).json()["known"]
+    assert outcome(stack.ask(asked, cache=None, **WORD)) == "miss"
+
+
+def test_entries_are_shown_and_forgotten_by_query_and_by_id(stack: Stack) -> None:
+    asked, other = question(), question()
+    for one in (asked, other):
+        keep(stack, one, **WORD)
+    shown = entries(stack, query=asked, limit=2)
+    assert [one["query"] for one in shown] == [asked, other]
+    assert shown[0]["variant"] == MIDDLE
+    assert shown[0]["distance"] < 0.001
+    assert 3000 < shown[0]["expires_in_seconds"] <= 4000
+    near = {"query": asked, "distance": 0.001}
+    assert stack.post("/cache/forget", {**near, "dry_run": True}).json()["deleted"] == 0
+    assert outcome(stack.ask(asked, cache=None, **WORD)) == "exact"
+    gone = stack.post("/cache/forget", near).json()
+    assert (gone["deleted"], [one["query"] for one in gone["entries"]]) == (1, [asked])
+    assert outcome(stack.ask(asked, cache=None, **WORD)) == "miss"
+    assert stack.post("/cache/forget", {"ids": [shown[1]["id"]]}).json()["deleted"] == 1
+    assert outcome(stack.ask(other, cache=None, **WORD)) == "miss"
+    assert stack.post("/cache/forget", {"ids": ["0" * 40]}).json()["deleted"] == 0
+    assert stack.post("/cache/forget", {}).status_code == 400
+
+
+def test_a_query_of_redis_own_language_finds_nothing_of_others(stack: Stack) -> None:
+    hostile: dict[str, Any] = {"variant": "x} | @scope:{*} @variant:{*", "limit": 1000}
+    assert entries(stack, **hostile) == []
+
+
+@pytest.mark.parametrize("asked", ["What is the weather in Rome today?", "Please turn off the lights."])
+def test_what_changes_or_does_something_is_never_kept(stack: Stack, asked: str) -> None:
+    for _ in range(2):
+        assert outcome(stack.ask(asked, cache=None, model=SMALL, max_tokens=4)) == "bypass"
+
+
+def test_the_command_shows_what_is_kept_and_promised(stack: Stack) -> None:
+    asked = question()
+    keep(stack, asked, **WORD)
+    stats = stack.run_cli("cache", "stats")
+    assert stats.returncode == 0, stats.stderr
+    assert "Mode certified" in stats.stdout
+    assert asked[:20] in " ".join(stack.run_cli("cache", "search", asked).stdout.split())
+    assert "add --yes" in stack.run_cli("cache", "forget", asked, "--distance", "0.001").stdout
+    assert "1 forgotten" in stack.run_cli("cache", "forget", asked, "--distance", "0.001", "--yes").stdout
+    assert outcome(stack.ask(asked, cache=None, **WORD)) == "miss"
+    assert stack.run_cli("cache", "forget").returncode == 2
