@@ -3,45 +3,98 @@ labelled pairs, which are no part of the project (docs/EVALUATION.md)."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import yaml
 
 from benchmarks.machine import console, show
 from benchmarks.routing import DATA
-from configs.routing import load_routing
+from configs.routing import CacheRules
+from deployments.cache.eligibility import eligibility
 from deployments.cache.guards import GUARDS, objections
+from deployments.cache.likeness import SHIPPED, Neighbour, features_of
+from deployments.contract import ChatRequest
 from groupqwen.outcomes import OutcomesError, rows_of
 from groupqwen.vectors import vectors_of
 
 Flags = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float64]
 
-ALONE = (0.05, 0.10, 0.15)
-"""Cosine distances; 0.10 is the reference's."""
+TRAPS = Path(__file__).parent / "data" / "cache_traps.yaml"
+"""Of our own making."""
+
+ALONE = (0.05, 0.10, 0.15, 0.20, 0.40)
+"""Cosine distances: 0.10 is the reference's and redisvl's default, 0.20 what LiteLLM's documentation sets, 0.40
+GPTCache's default."""
+
+GUARDED = (0.05, 0.10, 0.15)
+LIKELY = (0.75, 0.5)
+"""Of the mode calibrated, as shipped: the least P(same answer)."""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Two questions each, and what the cache says of them. `may`: whether both may be served at all by their
+    words; `said`: the guards that object; `likely`: P(same answer)."""
+
+    name: str
+    distance: Floats
+    same: Flags
+    may: Flags
+    said: list[set[str]]
+    likely: Floats
 
 
 def main(path: Path | None) -> None:
     """A table for each set of pairs."""
     path = path or DATA / "cache" / "pairs.jsonl.gz"
-    if not path.is_file():
+    rows = read_traps(TRAPS) if path.parent == DATA / "cache" else []
+    if path.is_file():
+        rows += read_pairs(path)
+    else:
         console.print(f"[yellow]{path} is not there: name pairs with --pairs (docs/EVALUATION.md)[/yellow]")
+    if not rows:
         return
-    rows = read_pairs(path)
     vectors = vectors_of([text for first, second, _, _ in rows for text in (first, second)], console)
     if vectors is None:
         return
-    distance = 1 - np.sum(vectors.values[::2] * vectors.values[1::2], axis=1)
-    said = [{one.split(":")[0] for one in objections(first, second)} for first, second, _, _ in rows]
-    same = np.array([label for _, _, label, _ in rows])
-    sets = np.array([name for _, _, _, name in rows])
-    for name in dict.fromkeys(sets.tolist()):
-        _table(
-            name,
-            distance[sets == name],
-            same[sets == name],
-            [s for s, of in zip(said, sets, strict=True) if of == name],
-        )
+    distance = (1 - np.sum(vectors.values[::2] * vectors.values[1::2], axis=1)).astype(float)
+    for name in dict.fromkeys(row[3] for row in rows):
+        places = [place for place, row in enumerate(rows) if row[3] == name]
+        _table(judged(name, [rows[place] for place in places], distance[places]))
+
+
+def judged(name: str, rows: list[tuple[str, str, bool, str]], distance: Floats) -> Pairs:
+    """What each step of the cache says of the pairs of one set."""
+    features = [
+        features_of(first, [Neighbour(1 - far, second, "kept")])
+        for (first, second, _, _), far in zip(rows, distance, strict=True)
+    ]
+    return Pairs(
+        name,
+        distance,
+        np.array([same for _, _, same, _ in rows]),
+        np.array([_may(first) and _may(second) for first, second, _, _ in rows]),
+        [{one.split(":")[0] for one in objections(first, second)} for first, second, _, _ in rows],
+        SHIPPED.probability(np.array(features)),
+    )
+
+
+def _may(question: str) -> bool:
+    request = ChatRequest.model_validate({"messages": [{"role": "user", "content": question}]})
+    return eligibility(request, CacheRules()).most == "similar"
+
+
+def read_traps(path: Path) -> list[tuple[str, str, bool, str]]:
+    """Our own pairs, as `read_pairs` gives them: the question's answer is kept, the other one is asked."""
+    found = []
+    for topic in yaml.safe_load(path.read_text()):
+        found += [(one, topic["question"], True, "traps (ours)") for one in topic["same"]]
+        found += [(one, topic["question"], False, "traps (ours)") for _, one in topic["other"]]
+    return found
 
 
 def read_pairs(path: Path) -> list[tuple[str, str, bool, str]]:
@@ -59,16 +112,16 @@ def read_pairs(path: Path) -> list[tuple[str, str, bool, str]]:
     return found
 
 
-def _table(name: str, distance: npt.NDArray[np.float32], same: Flags, said: list[set[str]]) -> None:
-    own = load_routing().cache.distance
-    guarded = np.array([not one for one in said])
-    modes: dict[str, Flags] = {f"up to {most:g} alone": distance <= most for most in ALONE}
-    modes |= {
-        f"up to {most:g}, guarded{' (ours)' if most == own else ''}": (distance <= most) & guarded
-        for most in sorted({*ALONE, own})
-    }
+def _table(pairs: Pairs) -> None:
+    guarded = pairs.may & np.array([not one for one in pairs.said])
+    same = pairs.same
+    modes: dict[str, Flags] = {f"up to {most:g} alone": pairs.distance <= most for most in ALONE}
+    modes |= {f"up to {most:g}, guarded": (pairs.distance <= most) & guarded for most in GUARDED}
+    modes |= {f"calibrated, P ≥ {least:g}": (pairs.likely >= least) & guarded for least in LIKELY}
+    strict = CacheRules().strict_distance
+    modes["certified, before any check"] = (pairs.distance <= strict) & guarded
     show(
-        f"{name}: {len(same):,} pairs, {same.sum():,} of which one answer serves",
+        f"{pairs.name}: {len(same):,} pairs, {same.sum():,} of which one answer serves",
         ["mode", "served", "of the same", "precision", "wrong", "of the others"],
         [
             [
@@ -82,13 +135,16 @@ def _table(name: str, distance: npt.NDArray[np.float32], same: Flags, said: list
             for mode, served in modes.items()
         ],
     )
-    near = distance <= own
+    near = pairs.distance <= CacheRules().distance
     spoke = {
-        guard: [int((near & np.array([guard in one for one in said]) & label).sum()) for label in (~same, same)]
+        guard: [
+            int((near & np.array([guard in one for one in pairs.said]) & label).sum()) for label in (~same, same)
+        ]
         for guard in GUARDS
     }
+    spoke["not eligible"] = [int((near & ~pairs.may & label).sum()) for label in (~same, same)]
     told = ", ".join(f"{guard} {wrong}/{right}" for guard, (wrong, right) in spoke.items() if wrong or right)
-    console.print(f"Within {own:g}, guards spoke against (wrong/right): {told or 'none'}")
+    console.print(f"Within {CacheRules().distance:g}, what spoke against (wrong/right): {told or 'none'}")
 
 
 def _share(part: Flags, whole: Flags) -> str:

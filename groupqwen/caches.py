@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Column, Table
 
 from configs.routing import load_routing
@@ -96,19 +97,12 @@ def _show(entries: list[dict[str, Any]]) -> None:
     if not entries:
         console.print("No entries.")
         return
-    table = Table(
-        Column("id", no_wrap=True),
-        "question",
-        "answer",
-        "variant",
-        Column("distance", justify="right"),
-        "expires in",
-    )
     for one in entries:
-        distance = "" if one["distance"] is None else f"{one['distance']:.3f}"
-        expires = f"{one['expires_in_seconds'] // 60} min"
-        table.add_row(one["id"], one["query"][:80], one["answer"][:80], one["variant"], distance, expires)
-    console.print(table)
+        near = "" if one["distance"] is None else f", distance {one['distance']:.3f}"
+        console.print(f"[bold]{escape(one['query'])}[/bold]", highlight=False)
+        console.print(f"  {escape(' '.join(one['answer'].split())[:200])}", highlight=False)
+        expires = f"expires in {one['expires_in_seconds'] // 60} min"
+        console.print(f"  [dim]{one['variant']}{near}, {expires}, --entry {one['id']}[/dim]", soft_wrap=True)
 
 
 @app.command()

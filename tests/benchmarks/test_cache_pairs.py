@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.cache_pairs import read_pairs
+from benchmarks.cache_pairs import TRAPS, read_pairs, read_traps
 from groupqwen.outcomes import OutcomesError
 
 
@@ -32,3 +32,9 @@ def test_no_pairs_are_told(tmp_path: Path) -> None:
     path.write_text("")
     with pytest.raises(OutcomesError, match="no pairs"):
         read_pairs(path)
+
+
+def test_our_traps_are_five_hundred_pairs_half_of_them_paraphrases() -> None:
+    pairs = read_traps(TRAPS)
+    assert len(pairs) == len({(asked, kept) for asked, kept, _, _ in pairs}) >= 500
+    assert sum(same for _, _, same, _ in pairs) == len(pairs) / 2

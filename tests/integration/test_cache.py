@@ -59,13 +59,14 @@ def test_who_asked_first_may_leave(stack: Stack) -> None:
         **{"model": SMALL, "max_tokens": 150, "temperature": 0, "stream": True},
     }
     headers = stack.headers
+    before = stack.get("/cache/stats").json()["outcomes"]["coalesced"]
     with (
         httpx.stream("POST", f"{stack.url}/chat/completions", json=body, headers=headers, timeout=60) as first,
         ThreadPoolExecutor(1) as pool,
     ):
         next(first.iter_lines())
         second = pool.submit(httpx.post, f"{stack.url}/chat/completions", json=body, headers=headers, timeout=60)
-        wait_for(lambda: stack.get("/cache/stats").json()["outcomes"]["coalesced"] > 0, 10, "nobody joined")
+        wait_for(lambda: stack.get("/cache/stats").json()["outcomes"]["coalesced"] > before, 10, "nobody joined")
         first.close()
         whole = second.result()
     assert outcome(whole) == "coalesced"

@@ -20,6 +20,8 @@ TRAPS = {
     "units": [
         ("How fast is 50 km per hour?", "How fast is 50 miles per hour?"),
         ("How much are 30 euros worth?", "How much are 30 dollars worth?"),
+        ("What is the daily dose of ibuprofen?", "What is the weekly dose of ibuprofen?"),
+        ("How many grams are in two cups of flour?", "How many grams are in two tablespoons of flour?"),
     ],
     "negation": [
         ("Should I water a cactus every day?", "Should I not water a cactus every day?"),
@@ -40,11 +42,22 @@ TRAPS = {
     "names": [
         ("What is the capital of France?", "What is the capital of Spain?"),
         ("Who wrote about Napoleon first?", "Who wrote about Caesar first?"),
+        ("How do I round a number?", "How do I round a number in Excel?"),
     ],
     "question": [("When was the bridge built?", "Where was the bridge built?")],
     "order": [
         ("How do I convert metres to feet?", "How do I convert feet to metres?"),
         ("Why did the dog bite the man?", "Why did the man bite the dog?"),
+        (
+            "What are dollars in euros at 1.1 dollars per euro?",
+            "What are dollars in euros at 1.1 euros per dollar?",
+        ),
+        ("Which train goes from Rome to Paris?", "Which trains go from Paris to Rome?"),
+    ],
+    "request": [("How do I mute my phone at night?", "Mute my phone at night.")],
+    "exchange": [
+        ("Can dogs eat raw carrots every day?", "Can horses eat raw carrots every day?"),
+        ("Can dogs eat raw carrots every day?", "Can dogs eat raw onions every day?"),
     ],
 }
 PARAPHRASES = [
@@ -57,6 +70,13 @@ PARAPHRASES = [
     ("It is cold today, isn't it?", "It's cold today."),
     ("What is NASA?", "what is nasa"),
     ("How far is 5km?", "How far is 5 km?"),
+    ("What is 15% of 80?", "What is 15 percent of 80?"),
+    ("What is the daily dose of ibuprofen?", "What is the dose of ibuprofen per day?"),
+    ("Do US citizens need a visa?", "Do American citizens need a visa?"),
+    ("Is bread dough fine in the freezer?", "Is it fine to put dough of bread into the freezer?"),
+    ("How do I count rows in a PostgreSQL table?", "How can I count the rows of a table in Postgres?"),
+    ("How hot is 180°C?", "How hot is 180 degrees Celsius?"),
+    ("Why is the sky blue when the sun shines?", "Why is the sky blue in sunshine?"),
 ]
 RULES = CacheRules.model_validate({})
 
