@@ -52,6 +52,7 @@ from serve_app.errors import ERRORS, chat_error, shape_errors
 from serve_app.keys import ApiKey, KeyRing
 from serve_app.metrics import scrape
 from serve_app.schemas import (
+    VARIANT_NAME,
     CacheEntries,
     CacheStats,
     ChatAnswer,
@@ -400,7 +401,7 @@ class Gateway:
         self,
         request: Request,
         query: Annotated[str | None, Query(min_length=1, max_length=2000)] = None,
-        variant: Annotated[str | None, Query(min_length=1, max_length=200)] = None,
+        variant: Annotated[str | None, Query(pattern=VARIANT_NAME)] = None,
         limit: Annotated[int, Query(ge=1, le=MOST_ENTRIES)] = 20,
     ) -> CacheEntries:
         """What is kept for similar questions and may serve this key: the nearest to a query, or any."""

@@ -213,6 +213,9 @@ class Cleared(BaseModel):
     deleted: int
 
 
+VARIANT_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+
+
 class CacheEntry(BaseModel):
     """A kept answer."""
 
@@ -238,7 +241,7 @@ class Forget(BaseModel):
     ids: list[str] = Field([], max_length=1000)
     query: str | None = Field(None, min_length=1, max_length=2000)
     distance: float = Field(0.05, ge=0, le=2, description="How far from the query, cosine.")
-    variant: str | None = Field(None, min_length=1, max_length=200)
+    variant: str | None = Field(None, pattern=VARIANT_NAME)
     dry_run: bool = Field(False, description="Only say which they are.")
 
 

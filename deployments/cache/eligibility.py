@@ -25,7 +25,7 @@ TASK_PREFIX = "### Task:"
 """How front ends begin their side requests (titles, tags), whose text resembles the user's own question."""
 
 PAYLOAD_WORDS = 6
-"""From here on, what follows a colon or stands in quotes is something that a template is filled with."""
+"""From here on, what stands in quotes is something that a template is filled with."""
 
 _WORDS = yaml.safe_load((Path(__file__).parent / "words.yaml").read_text())
 _ASKS, _FRESH, _PERSONAL, _ACTION = (
@@ -36,8 +36,9 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 SHORT_WORDS = 8
 """A text of so many words asks for something, however it begins."""
 _PAYLOAD = re.compile(
-    rf"```|\n\s*\S|:\s+(?:\S+\s+){{{PAYLOAD_WORDS - 1}}}\S"
-    rf"|[\"“«](?:[^\s\"”»]+\s+){{{PAYLOAD_WORDS - 1}}}[^\"”»]+[\"”»]"
+    rf"```|\n\s*\S|\b(?:{_WORDS['templates'].strip().replace(' ', '|')})\b[^:]*:\s+\S"
+    rf"|[\"“«](?:[^\s\"”»]+\s+){{{PAYLOAD_WORDS - 1}}}[^\"”»]+[\"”»]",
+    re.IGNORECASE,
 )
 
 

@@ -7,6 +7,7 @@ has left it is stopped, so that a variant never works for nobody.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Generic, TypeVar
@@ -23,7 +24,9 @@ class Flight(Generic[Item]):
         self._over = False
         self._failure: BaseException | None = None
         self._listeners = 0
-        self._task = asyncio.get_running_loop().create_task(self._fly(steps))
+        # In a context of its own: Serve stops all that a request has asked for when its client leaves, and this is
+        # not the first one's alone.
+        self._task = asyncio.get_running_loop().create_task(self._fly(steps), context=contextvars.Context())
 
     @property
     def over(self) -> bool:

@@ -53,24 +53,46 @@ def test_sixty_four_that_ask_the_same_at_once_are_answered_once(stack: Stack) ->
     assert stack.status(SMALL)["completion_tokens"] - before == bodies[0]["usage"]["completion_tokens"]
 
 
-def test_who_asked_first_may_leave(stack: Stack) -> None:
-    body = {
-        "messages": [{"role": "user", "content": f"Count to forty, {uuid.uuid4().hex[:6]}."}],
-        **{"model": SMALL, "max_tokens": 150, "temperature": 0, "stream": True},
+def endless() -> dict[str, Any]:
+    """A request that is at work for seconds: its end-of-turn tokens are forbidden."""
+    asked = [{"role": "user", "content": f"Count to forty, {uuid.uuid4().hex[:6]}."}]
+    forbidden = {"0": -100, "2": -100}
+    return {
+        "messages": asked,
+        **{"model": SMALL, "max_tokens": 600, "temperature": 0, "stream": True, "logit_bias": forbidden},
     }
+
+
+def test_who_asked_first_may_leave(stack: Stack) -> None:
+    body = endless()
     headers = stack.headers
     before = stack.get("/cache/stats").json()["outcomes"]["coalesced"]
     with (
         httpx.stream("POST", f"{stack.url}/chat/completions", json=body, headers=headers, timeout=60) as first,
         ThreadPoolExecutor(1) as pool,
     ):
-        next(first.iter_lines())
+        lines = first.iter_lines()
+        next(lines)
         second = pool.submit(httpx.post, f"{stack.url}/chat/completions", json=body, headers=headers, timeout=60)
         wait_for(lambda: stack.get("/cache/stats").json()["outcomes"]["coalesced"] > before, 10, "nobody joined")
         first.close()
         whole = second.result()
     assert outcome(whole) == "coalesced"
     assert whole.text.rstrip().endswith("data: [DONE]")
+    assert whole.text.count("data: {") > 500, "all of it"
+
+
+def test_when_all_have_left_the_variant_is_free(stack: Stack) -> None:
+    body = endless()
+    before = stack.status(SMALL)["cancelled"]
+    with (
+        httpx.stream("POST", f"{stack.url}/chat/completions", json=body, headers=stack.headers) as first,
+        httpx.stream("POST", f"{stack.url}/chat/completions", json=body, headers=stack.headers) as second,
+    ):
+        assert second.headers["x-groupqwen-cache"] == "coalesced"
+        del first
+    wait_for(lambda: stack.status(SMALL)["cancelled"] > before, 10, "it went on for nobody")
+    wait_for(lambda: stack.status(SMALL)["active"] == 0, 10, "its slot was not freed")
 
 
 def test_what_someone_finds_bad_does_not_come_again(stack: Stack) -> None:
@@ -87,14 +109,16 @@ def test_what_someone_finds_bad_does_not_come_again(stack: Stack) -> None:
     assert outcome(stack.ask(asked, cache=None, **WORD)) == "exact", "for its own it may be right"
     verdict = {"request_id": first.headers["x-request-id"], "rating": "down"}
     assert stack.post("/feedback", verdict).json()["known"]
-    assert outcome(stack.ask(asked, cache=None, **WORD)) == "miss"
+    assert outcome(stack.ask(asked, cache=None, **WORD)) != "exact", (
+        "(what was said to the other wording may serve)"
+    )
 
 
 def test_entries_are_shown_and_forgotten_by_query_and_by_id(stack: Stack) -> None:
     asked, other = question(), question()
     for one in (asked, other):
         keep(stack, one, **WORD)
-    shown = entries(stack, query=asked, limit=2)
+    shown = [entries(stack, query=one, limit=1)[0] for one in (asked, other)]
     assert [one["query"] for one in shown] == [asked, other]
     assert shown[0]["variant"] == MIDDLE
     assert shown[0]["distance"] < 0.001
@@ -111,9 +135,10 @@ def test_entries_are_shown_and_forgotten_by_query_and_by_id(stack: Stack) -> Non
     assert stack.post("/cache/forget", {}).status_code == 400
 
 
-def test_a_query_of_redis_own_language_finds_nothing_of_others(stack: Stack) -> None:
-    hostile: dict[str, Any] = {"variant": "x} | @scope:{*} @variant:{*", "limit": 1000}
-    assert entries(stack, **hostile) == []
+def test_a_query_of_redis_own_language_is_refused(stack: Stack) -> None:
+    hostile = urlencode({"variant": "x} | @scope:{*} @variant:{*"})
+    assert stack.get(f"/cache/entries?{hostile}").status_code == 400
+    assert stack.post("/cache/forget", {"variant": "*"}).status_code == 400
 
 
 @pytest.mark.parametrize("asked", ["What is the weather in Rome today?", "Please turn off the lights."])
