@@ -94,6 +94,12 @@ class CacheRules(Strict):
     veto_distance: float = Field(
         0.05, ge=0, le=1, description="A false hit is refused to all questions within this distance of its own."
     )
+    confident: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="An answer that its variant is less sure of (P(right), where known) is not kept.",
+    )
     most_vetoes: int = Field(3, ge=1, description="An entry with so many false hits is thrown out.")
     ttl_seconds: int = Field(
         3600, gt=0, description="An entry's life, from when it was written (a tenth more or less)."

@@ -269,8 +269,11 @@ class Router:
         self._bandit.answered(
             asking.context.request_id, asking.context.key_id, decision.variant, decision.task or ""
         )
-        # What another variant said is not kept as the answer of the one that was asked for, nor what two said.
-        if lookup.storable and answering.one_voice:
+        # What another variant said is not kept as the answer of the one that was asked for, nor what two said, nor
+        # what its variant was unsure of.
+        sure = answering.attempts[-1].confidence if answering.attempts else None
+        confident = sure is None or sure >= self._rules.routing.cache.confident
+        if lookup.storable and answering.one_voice and confident:
             self._given.note(asking.context, lookup)
             self._keep(kept, lookup)
         if shadowed and answering.one_voice:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlencode
 
 import httpx
 import pytest
+import redis
 
-from tests.integration.conftest import MIDDLE, SMALL, Stack, wait_for
+from tests.integration.conftest import MIDDLE, ROOT, SMALL, Stack, wait_for
 
 WORD: dict[str, Any] = {"model": MIDDLE, "max_tokens": 200}
 
@@ -158,3 +161,69 @@ def test_the_command_shows_what_is_kept_and_promised(stack: Stack) -> None:
     assert "1 forgotten" in stack.run_cli("cache", "forget", asked, "--distance", "0.001", "--yes").stdout
     assert outcome(stack.ask(asked, cache=None, **WORD)) == "miss"
     assert stack.run_cli("cache", "forget").returncode == 2
+
+
+@pytest.fixture
+def store(stack: Stack) -> Iterator[redis.Redis]:
+    """The group's own Redis; as it was, afterwards."""
+    with redis.Redis.from_url(stack.settings.environment(stack.credentials)["GROUPQWEN_REDIS_URL"]) as client:
+        memory = client.config_get("maxmemory*")
+        yield client
+        client.client_unpause()
+        for name, value in memory.items():
+            client.config_set(name, value)
+
+
+def test_a_slow_redis_costs_no_more_than_its_budget(stack: Stack, store: redis.Redis) -> None:
+    asked = question()
+    keep(stack, asked, **WORD)
+    store.client_pause(timeout=4000, all=True)
+    began = time.monotonic()
+    answers = [stack.ask(asked, cache=None, model=SMALL, max_tokens=4) for _ in range(5)]
+    assert time.monotonic() - began < 3.5, "nobody waited for Redis to come back"
+    assert set(map(outcome, answers)) == {"miss"}
+    wait_for(lambda: outcome(stack.ask(asked, cache=None, **WORD)) == "exact", 15, "it did not come back")
+
+
+def test_a_redis_that_was_emptied_or_is_full_answers_nothing_wrong(stack: Stack, store: redis.Redis) -> None:
+    asked = question()
+    keep(stack, asked, **WORD)
+    store.flushall()
+    assert outcome(stack.ask(asked, cache=None, **WORD)) == "miss"
+    wait_for(lambda: outcome(stack.ask(asked, cache=None, **WORD)) == "exact", 15, "it keeps nothing any more")
+    reworded = asked.replace(":", ",")
+    wait_for(
+        lambda: outcome(stack.ask(reworded, cache=None, **WORD)) != "miss", 15, "the index was not made again"
+    )
+    store.config_set("maxmemory-policy", "noeviction")
+    store.config_set("maxmemory", "1mb")
+    other = question()
+    for _ in range(2):
+        assert outcome(stack.ask(other, cache=None, **WORD)) == "miss"
+    assert outcome(stack.ask(asked, cache=None, **WORD)) in ("exact", "miss")
+
+
+def test_what_was_served_is_checked_and_a_false_hit_does_not_return(stack: Stack) -> None:
+    """With a cache that serves whatever is near, and checks all of it."""
+    rules = ROOT / "configs" / "routing.yaml"
+    text = rules.read_text()
+    careless = "mode: fixed\n  distance: 0.5\n  guards: false\n  checked: 1.0"
+    capital = {"model": MIDDLE, "max_tokens": 60}
+    try:
+        rules.write_text(text.replace("mode: certified", careless))
+        assert stack.run_cli("deploy").returncode == 0
+        italy, spain = (f"Which city is the capital of {country}? Name it only." for country in ("Italy", "Spain"))
+        stack.post("/cache/forget", {"query": italy, "distance": 0.5})
+        assert "Rome" in keep(stack, italy, **capital).json()["choices"][0]["message"]["content"]
+        false = stack.ask(spain, cache=None, **capital)
+        assert outcome(false) == "semantic"
+        assert "Rome" in false.json()["choices"][0]["message"]["content"]
+        wait_for(lambda: outcome(stack.ask(spain, cache=None, **capital)) == "exact", 20, "it was not checked")
+        true = stack.ask(spain, cache=None, **capital)
+        assert "Madrid" in true.json()["choices"][0]["message"]["content"]
+        checks = stack.get("/cache/stats").json()["partitions"]["all"]["checks"]
+        assert checks > 0
+    finally:
+        rules.write_text(text)
+        assert stack.run_cli("deploy").returncode == 0
+    assert stack.get("/cache/stats").json()["partitions"]["all"]["checks"] >= checks, "it remembers"

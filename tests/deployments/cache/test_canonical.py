@@ -175,3 +175,49 @@ def test_where_the_owner_shares_keys_serve_each_other_and_never_the_entries_of_b
     assert one.fingerprint != BASE.fingerprint
     named = some(cache_keys(request, RequestContext("r", key_id="everyone"), RULES))
     assert named.exact != one.exact, "a key of the shared scope's name gains nothing"
+
+
+def test_no_two_of_many_askers_share_a_key() -> None:
+    """The same words by keys, devices, preferences and system prompts that resemble each other."""
+    names = [
+        "key_a",
+        "key_a ",
+        "KEY_A",
+        "key_a\x00",
+        "own:key_a",
+        "shared:key_a",
+        "everyone",
+        "",
+        "key_",
+        "key_ab",
+    ]
+    systems = [None, "", " ", "Be brief.", "Be brief. ", "be brief."]
+    contexts = [
+        RequestContext("r", key_id=name, device=device, preference=preference)
+        for name in names
+        for device in ("server", "mobile")
+        for preference in (None, "economy", "best")
+    ]
+    found = []
+    for context in contexts:
+        for system in systems:
+            begin = [] if system is None else [{"role": "system", "content": system}]
+            found.append(some(keys(*begin, USER, context=context)))
+    assert len(found) * (len(found) - 1) / 2 > 60_000
+    assert len({one.exact for one in found}) == len(found)
+    assert len({one.fingerprint for one in found}) == len(found)
+
+
+def test_a_follow_up_in_another_conversation_is_another_request() -> None:
+    follow_up = {"role": "user", "content": "And in winter?"}
+    told = [
+        [
+            {"role": "user", "content": f"How warm is {place}?"},
+            {"role": "assistant", "content": "Warm."},
+            follow_up,
+        ]
+        for place in ("Rome", "Oslo")
+    ]
+    rome, oslo = (some(keys(*messages)) for messages in told)
+    assert rome.exact != oslo.exact
+    assert rome.fingerprint is None is oslo.fingerprint
