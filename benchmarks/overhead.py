@@ -30,13 +30,18 @@ from groupqwen.stack.lifecycle import remembered, settings_for
 VARIANT = "smollm2-135m"
 
 
-def litellm_proxy(upstream: Target, folder: Path) -> tuple[str, list[str], int, str, dict[str, str], str]:
-    """Arguments of `server` for LiteLLM's proxy before `upstream`."""
+def litellm_proxy(
+    upstream: Target, folder: Path, cache: dict[str, Any] | None = None
+) -> tuple[str, list[str], int, str, dict[str, str], str]:
+    """Arguments of `server` for LiteLLM's proxy before `upstream`; `cache`: its `cache_params`."""
     key = f"sk-{secrets.token_hex(32)}"
     port = servers.free_port()
     config = folder / "litellm.yaml"
     parameters = {"model": f"openai/{upstream.model}", "api_base": upstream.url, "api_key": "none"}
-    config.write_text(json.dumps({"model_list": [{"model_name": "peer", "litellm_params": parameters}]}))
+    settings: dict[str, Any] = {"model_list": [{"model_name": "peer", "litellm_params": parameters}]}
+    if cache is not None:
+        settings["litellm_settings"] = {"cache": True, "cache_params": cache}
+    config.write_text(json.dumps(settings))
     command = [str(Path(servers.peers_python()).parent / "litellm"), "--config", str(config)]
     command += ["--port", str(port), "--host", "127.0.0.1", "--num_workers", "1", "--telemetry", "False"]
     environment = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "NO_DOCS": "True", "LITELLM_MASTER_KEY": key}

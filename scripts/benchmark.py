@@ -64,6 +64,16 @@ def overhead(
 
 
 @app.command()
+def cache_speed(
+    rounds: Annotated[int, typer.Option(min=10, help="Hits that are timed, one after the other.")] = 200,
+) -> None:
+    """How long a lookup takes over more and more entries; hits through the stack, beside LiteLLM's Redis cache."""
+    from benchmarks.cache_speed import main
+
+    main(rounds)
+
+
+@app.command()
 def residency(
     live: Annotated[bool, typer.Option(help="Play the trace on a real group too, started for it.")] = True,
 ) -> None:

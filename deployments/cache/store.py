@@ -95,14 +95,14 @@ class CacheStore:
 
     def __init__(self, redis: Redis, dimensions: int, embedder: str) -> None:
         self._redis = redis
-        self._name = f"gq:semantic{LAYOUT}:{embedder}"
-        self._prefix = f"{self._name}:entry"
-        self._events = f"{self._name}:events"
+        self.name = f"gq:semantic{LAYOUT}:{embedder}"
+        self._prefix = f"{self.name}:entry"
+        self._events = f"{self.name}:events"
         self._put = redis.register_script(PUT)
         vectors = {"dims": dimensions, "algorithm": "hnsw", "distance_metric": "cosine", "datatype": "float32"}
         self._index = AsyncSearchIndex.from_dict(
             {
-                "index": {"name": self._name, "prefix": self._prefix, "storage_type": "hash"},
+                "index": {"name": self.name, "prefix": self._prefix, "storage_type": "hash"},
                 "fields": [
                     {"name": "fingerprint", "type": "tag"},
                     {"name": "scope", "type": "tag"},
@@ -246,7 +246,7 @@ class CacheStore:
             fields = list(dict.fromkeys((*fields, "distance")))
         asked = ("RETURN", str(len(fields)), *fields, "LIMIT", "0", str(count), "DIALECT", "2")
         try:
-            reply: Any = await self._redis.execute_command("FT.SEARCH", self._name, wanted, *near, *asked)  # type: ignore[no-untyped-call]
+            reply: Any = await self._redis.execute_command("FT.SEARCH", self.name, wanted, *near, *asked)  # type: ignore[no-untyped-call]
         except ResponseError:
             # Redis was restarted empty and has lost the index; the next lookup makes it again.
             self._indexed = False

@@ -1,0 +1,223 @@
+"""How long the cache takes: its own lookups over more and more entries, and hits through the whole stack beside
+LiteLLM's proxy with its Redis cache. Needs a running group (`bash scripts/up.sh`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import subprocess
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import numpy as np
+from redis.asyncio import Redis
+from rich.progress import track
+
+from benchmarks import servers
+from benchmarks.load import Target, median, percentile
+from benchmarks.machine import console, show
+from benchmarks.overhead import VARIANT, litellm_proxy
+from configs.catalog import load_catalog
+from configs.home import Home, home
+from configs.routing import CacheRules
+from deployments.cache.answer import CachedAnswer
+from deployments.cache.experience import Experience
+from deployments.cache.store import EXACT, CacheStore, Kept, as_bytes, connect, get_exact
+from deployments.embedding.embedder import Embedder
+from groupqwen.stack import redis
+from groupqwen.stack.credentials import load_credentials
+from groupqwen.stack.lifecycle import remembered, settings_for
+from groupqwen.stack.settings import Settings
+
+SIZES = (1_000, 10_000, 100_000)
+LOOKUPS = 500
+CONCURRENT = 32
+ANSWER = CachedAnswer(VARIANT, "It is told in a few words, of which there are some more.", None, 20, 12, 0)
+
+
+def main(rounds: int) -> None:
+    """Measure and print."""
+    here = home()
+    choices = remembered(here)
+    if choices is None:
+        raise SystemExit("start GroupQwen first: bash scripts/up.sh")
+    settings = settings_for(here, choices)
+    lookups(settings)
+    through_the_stack(settings, rounds)
+
+
+def lookups(settings: Settings) -> None:
+    """In one process, one after the other, as the Router and the SemanticCache make them."""
+    model = settings.home.embedder_file(settings.profile.embedder)
+    spec = settings.catalog.embedders[settings.profile.embedder]
+    embedder = Embedder(model, model.parent / "tokenizer.json", max_tokens=spec.max_tokens)
+    url = settings.environment(load_credentials(settings.home))["GROUPQWEN_REDIS_URL"]
+    rows = asyncio.run(_lookups(url, embedder))
+    show(
+        "A lookup, one after the other: ms (p50 / p99)",
+        ["entries", "exact", "similar: embedding, search, decision", "of it the search"],
+        rows,
+    )
+
+
+async def _lookups(url: str, embedder: Embedder) -> list[list[str]]:
+    connection = connect(url)
+    store = CacheStore(connection, embedder.dimensions, "of-the-benchmark")
+    experience = Experience(CacheRules())
+    draw = np.random.default_rng(0)
+    rows: list[list[str]] = []
+    there = 0
+    _, epoch = await get_exact(connection, "nothing")
+    try:
+        for size in SIZES:
+            for place in track(range(there, size), f"{size:,} entries", console=console, transient=True):
+                vector = draw.normal(size=embedder.dimensions)
+                kept = Kept(
+                    key=f"bench{place:035d}",
+                    answer=ANSWER,
+                    epoch=epoch,
+                    scope="benchmark",
+                    seconds=3600,
+                    fingerprint="benchmark",
+                    embedding=as_bytes((vector / np.linalg.norm(vector)).astype(np.float32)),
+                    query=f"How is number {place} told in a few words?",
+                )
+                await store.put(kept)
+            there = size
+
+            async def exact(number: int) -> None:
+                await get_exact(connection, f"bench{number:035d}")
+
+            search: list[float] = []
+
+            async def similar(number: int, search: list[float] = search) -> None:
+                query = f"In which words could one tell of the number {number}?"
+                vector = embedder.embed([query])[0]
+                began = time.perf_counter()
+                near = await store.nearest("benchmark", as_bytes(vector), 5)
+                search.append(1e3 * (time.perf_counter() - began))
+                experience.decide(query, near, vector, "benchmark")
+
+            one, other = await _timed(exact), await _timed(similar)
+            rows.append([f"{size:,}", _both(one), _both(other), _both(search)])
+    finally:
+        await _drop(connection, store.name)
+        await connection.aclose()
+    return rows
+
+
+async def _drop(connection: Redis, index: str) -> None:
+    """What was put there for the benchmark, and nothing else."""
+    await connection.execute_command("FT.DROPINDEX", index, "DD")  # type: ignore[no-untyped-call]
+    batch = [key async for key in connection.scan_iter(f"{EXACT}bench*", count=5000)]
+    for begin in range(0, len(batch), 5000):
+        await connection.unlink(*batch[begin : begin + 5000])
+
+
+async def _timed(lookup: Callable[[int], Awaitable[None]]) -> list[float]:
+    times = []
+    for number in range(LOOKUPS + 20):
+        began = time.perf_counter()
+        await lookup(number)
+        times.append(1e3 * (time.perf_counter() - began))
+    return times[20:]
+
+
+def _both(times: list[float]) -> str:
+    return f"{median(times):.2f} / {percentile(times, 0.99):.2f}"
+
+
+def through_the_stack(settings: Settings, rounds: int) -> None:
+    """Over HTTP, as clients see it."""
+    here = settings.home
+    group = Target("GroupQwen", settings.endpoint, VARIANT, load_credentials(here).api_key)
+    served = settings.profile.variants[VARIANT]
+    source = load_catalog().variant(VARIANT).source
+    bare = servers.ours(here.model_file(VARIANT, source), served.threads or 1, served.parallel, served.pool_tokens)
+    with ExitStack() as stack:
+        direct = stack.enter_context(servers.server("the engine, directly", *bare[1:])).target
+        port, password = stack.enter_context(_redis(here))
+        cached = {"type": "redis", "host": "127.0.0.1", "port": port, "password": password}
+        proxy = stack.enter_context(servers.server(*litellm_proxy(direct, here.run, cached))).target
+        asyncio.run(_stack(group, proxy, rounds))
+
+
+async def _stack(group: Target, proxy: Target, rounds: int) -> None:
+    mark = secrets.token_hex(4)
+    asked = {
+        "exact": f"In one word: what colour is {mark} grass?",
+        "semantic": f"In one word, what colour is {mark} grass?",
+    }
+    async with aiohttp.ClientSession() as session:
+        for target in (group, proxy):
+            await _ask(session, target, asked["exact"])
+        await asyncio.sleep(2)
+        rows = []
+        for kind, question in asked.items():
+            times = [await _ask(session, group, question, kind) for _ in range(rounds + 5)][5:]
+            rows.append([f"GroupQwen, {kind} hit", f"{median(times):.1f} / {percentile(times, 0.99):.1f}"])
+        times = [await _ask(session, proxy, asked["exact"]) for _ in range(rounds + 5)][5:]
+        rows.append(["LiteLLM's proxy, exact hit", f"{median(times):.1f} / {percentile(times, 0.99):.1f}"])
+        show("A hit through the stack, one client, body and all", ["side", "ms (p50 / p99)"], rows)
+        rates: dict[str, list[float]] = {group.name: [], proxy.name: []}
+        for _ in range(3):
+            for target in (group, proxy):
+                rates[target.name].append(await _rate(session, target, asked["exact"], 15 * rounds))
+        rows = [[name, f"{median(each):.0f}"] for name, each in rates.items()]
+        ratio = median(rates[group.name]) / median(rates[proxy.name])
+        rows.append(["ours ÷ LiteLLM's", f"{ratio:.2f}"])
+        show(
+            f"Exact hits per second, {CONCURRENT} clients (median of three interleaved rounds)", ["side", ""], rows
+        )
+
+
+async def _ask(session: aiohttp.ClientSession, target: Target, question: str, kind: str | None = None) -> float:
+    """Milliseconds until the whole body is there."""
+    body: dict[str, Any] = {
+        "model": target.model,
+        "messages": [{"role": "user", "content": question}],
+        "temperature": 0,
+        "max_tokens": 200,
+    }
+    began = time.perf_counter()
+    headers = {"authorization": f"Bearer {target.key}"}
+    async with session.post(f"{target.url}/chat/completions", json=body, headers=headers) as response:
+        text = await response.text()
+        outcome = response.headers.get("x-groupqwen-cache")
+    if response.status != 200 or (kind is not None and outcome != kind):
+        raise RuntimeError(f"{target.name}: {response.status}, {outcome} instead of {kind}: {text[:300]}")
+    return 1e3 * (time.perf_counter() - began)
+
+
+async def _rate(session: aiohttp.ClientSession, target: Target, question: str, requests: int) -> float:
+    """Answers per second."""
+    left = iter(range(requests))
+
+    async def client() -> None:
+        for _ in left:
+            await _ask(session, target, question)
+
+    began = time.perf_counter()
+    await asyncio.gather(*(client() for _ in range(CONCURRENT)))
+    return requests / (time.perf_counter() - began)
+
+
+@contextmanager
+def _redis(here: Home) -> Iterator[tuple[int, str]]:
+    """One of its own for LiteLLM, which wants a port: its number and password."""
+    binary = redis.find(here)
+    if binary is None:
+        raise SystemExit("there is no Redis yet: bash scripts/up.sh")
+    port, password = servers.free_port(), secrets.token_hex(16)
+    command = [str(binary.server), "--port", str(port), "--bind", "127.0.0.1", "--save", ""]
+    process = subprocess.Popen([*command, "--requirepass", password], stdout=subprocess.DEVNULL, cwd=Path("/tmp"))
+    try:
+        yield port, password
+    finally:
+        process.terminate()
+        process.wait(10)
