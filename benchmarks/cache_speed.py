@@ -149,31 +149,42 @@ def through_the_stack(settings: Settings, rounds: int) -> None:
 
 async def _stack(group: Target, proxy: Target, rounds: int) -> None:
     mark = secrets.token_hex(4)
-    asked = {
-        "exact": f"In one word: what colour is {mark} grass?",
-        "semantic": f"In one word, what colour is {mark} grass?",
-    }
+    question = f"In one word: what colour is {mark} grass?"
     async with aiohttp.ClientSession() as session:
         for target in (group, proxy):
-            await _ask(session, target, asked["exact"])
+            await _ask(session, target, question)
         await asyncio.sleep(2)
         rows = []
-        for kind, question in asked.items():
-            times = [await _ask(session, group, question, kind) for _ in range(rounds + 5)][5:]
+        # Once it was drawn to be checked, the same wording is an exact hit: each is another.
+        wordings = _in_other_letters(question, rounds + 5)
+        for kind, questions in (("exact", [question] * (rounds + 5)), ("semantic", wordings)):
+            times = [await _ask(session, group, one, kind) for one in questions][5:]
             rows.append([f"GroupQwen, {kind} hit", f"{median(times):.1f} / {percentile(times, 0.99):.1f}"])
-        times = [await _ask(session, proxy, asked["exact"]) for _ in range(rounds + 5)][5:]
+        times = [await _ask(session, proxy, question) for _ in range(rounds + 5)][5:]
         rows.append(["LiteLLM's proxy, exact hit", f"{median(times):.1f} / {percentile(times, 0.99):.1f}"])
         show("A hit through the stack, one client, body and all", ["side", "ms (p50 / p99)"], rows)
         rates: dict[str, list[float]] = {group.name: [], proxy.name: []}
         for _ in range(3):
             for target in (group, proxy):
-                rates[target.name].append(await _rate(session, target, asked["exact"], 15 * rounds))
+                rates[target.name].append(await _rate(session, target, question, 15 * rounds))
         rows = [[name, f"{median(each):.0f}"] for name, each in rates.items()]
         ratio = median(rates[group.name]) / median(rates[proxy.name])
         rows.append(["ours ÷ LiteLLM's", f"{ratio:.2f}"])
         show(
             f"Exact hits per second, {CONCURRENT} clients (median of three interleaved rounds)", ["side", ""], rows
         )
+
+
+def _in_other_letters(question: str, count: int) -> list[str]:
+    """The question in capitals here and there, each time in others."""
+    places = [place for place, letter in enumerate(question) if letter.isalpha()][1:]
+    return [
+        "".join(
+            letter.upper() if place in places and number >> places.index(place) & 1 else letter
+            for place, letter in enumerate(question)
+        )
+        for number in range(1, count + 1)
+    ]
 
 
 async def _ask(session: aiohttp.ClientSession, target: Target, question: str, kind: str | None = None) -> float:

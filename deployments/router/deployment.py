@@ -210,6 +210,8 @@ class Router:
                     async for items in await opened.enter_async_context(aclosing(steps)):
                         yield items
                     return
+                # Nobody waits until the variant has let go.
+                self._later(opened.pop_all().aclose())
         decision = _from_cache(request, context, lookup)
         self._seen(lookup)
         self._given.note(context, lookup)

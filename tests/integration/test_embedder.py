@@ -30,9 +30,7 @@ def test_int8_agrees_with_sentence_transformers_on_a_thousand_texts(stack: Stack
     spec = stack.settings.catalog.embedders[stack.settings.profile.embedder]
     ours = Embedder(model, model.parent / "tokenizer.json", max_tokens=spec.max_tokens)
     words = models.Transformer(str(model.parent), max_seq_length=spec.max_tokens)
-    reference = SentenceTransformer(
-        modules=[words, models.Pooling(words.get_embedding_dimension())], device="cpu"
-    )
+    reference = SentenceTransformer(modules=[words, models.Pooling(words.get_embedding_dimension())], device="cpu")
     given = texts()
     assert len(given) == 1000
     cosines = np.sum(ours.embed(given) * reference.encode(given, normalize_embeddings=True), axis=1)
