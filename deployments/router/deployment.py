@@ -6,7 +6,7 @@ import asyncio
 import collections
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,12 +20,11 @@ from configs.catalog import Catalog
 from configs.home import home
 from configs.profile import Profile
 from configs.routing import Routing
-from deployments.cache.answer import CachedAnswer, Lookup
-from deployments.chunks import fold
+from deployments.cache.answer import Lookup
 from deployments.contract import ChatError, ChatRequest, RequestContext
 from deployments.ledger.journal import Journal
-from deployments.ledger.opinions import shadow_row
 from deployments.ledger.record import Progress, QueryRecord
+from deployments.router.afterwards import Afterwards
 from deployments.router.answering import Answering, Committed
 from deployments.router.bandit import Bandit
 from deployments.router.calibration import Calibration, CalibrationError, load_calibration, nothing
@@ -38,21 +37,15 @@ from deployments.router.flights import Flights
 from deployments.router.given import GivenAnswers
 from deployments.router.pace import Pace
 from deployments.router.plans import Asking, committed, ended
-from deployments.router.reader import GONE, Reader
+from deployments.router.reader import Reader
 from deployments.router.rules import AUTO, Rules, Situation, resolve_model
-from deployments.router.shadows import agreement, drawn
+from deployments.router.shadows import drawn
 from deployments.router.variants import Variants
 from deployments.serving import deployment
 
 logger = logging.getLogger("ray.serve")
 
 LATENCY_BUCKETS = [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300]
-
-CHECK_PATIENCE_SECONDS = 600
-"""A cached answer that could not be checked by then is not."""
-
-MOST_CHECKS = 20
-"""That wait for an idle moment."""
 
 Item = Routed | ChatCompletionChunk
 
@@ -85,10 +78,10 @@ class Router:
         self._outcomes: collections.Counter[str] = collections.Counter()
         self._tokens_saved = 0
         self._journal = Journal(home().journal)
-        self._pending: set[asyncio.Task[None]] = set()
         self._pace, self._cool_downs, self._conversations = Pace(), CoolDowns(), Conversations()
         self._bandit, self._given = Bandit(0.0), GivenAnswers()
         self._flights: Flights[list[Item]] = Flights()
+        self._afterwards = Afterwards(self._reader, self._pace, self._journal, catalog, self.chat)
         self._decisions = Counter(
             "groupqwen_route_decisions", "Decisions by variant and task.", ("variant", "task")
         )
@@ -211,11 +204,11 @@ class Router:
                         yield items
                     return
                 # Nobody waits until the variant has let go.
-                self._later(opened.pop_all().aclose())
+                self._afterwards.later(opened.pop_all().aclose())
         decision = _from_cache(request, context, lookup)
         self._seen(lookup)
         self._given.note(context, lookup)
-        self._draw_check(request, context, lookup)
+        self._afterwards.check(request, context, lookup, self._rules.routing.cache.checked)
         record.route(decision, lookup.outcome, lookup.distance)
         assert lookup.answer is not None
         yield [
@@ -277,9 +270,9 @@ class Router:
         confident = sure is None or sure >= self._rules.routing.cache.confident
         if lookup.storable and answering.one_voice and confident:
             self._given.note(asking.context, lookup)
-            self._keep(kept, lookup)
+            self._afterwards.keep(kept, lookup)
         if shadowed and answering.one_voice:
-            self._later(self._shadow(asking, decision.variant, kept))
+            self._afterwards.shadow(asking, decision.variant, kept)
 
     def _seen(self, lookup: Lookup) -> None:
         if lookup.only_checks:
@@ -315,67 +308,6 @@ class Router:
                     yield chunks
         if first and tokens:
             self._pace.note(variant, first, time.monotonic() - began, tokens)
-
-    def _keep(self, chunks: list[ChatCompletionChunk], lookup: Lookup) -> None:
-        answer = fold(chunks)
-        if any(choice.finish_reason != "stop" for choice in answer.choices):
-            return
-        if not any(choice.message.content for choice in answer.choices):
-            return
-        self._later(self._reader.keep(CachedAnswer.of(answer), lookup))
-
-    def _later(self, work: Coroutine[Any, Any, None]) -> None:
-        """What nobody waits for."""
-        task = asyncio.get_running_loop().create_task(work)
-        self._pending.add(task)
-        task.add_done_callback(self._pending.discard)
-
-    async def _shadow(self, asking: Asking, variant: str, chunks: list[ChatCompletionChunk]) -> None:
-        """Ask the largest too, if nobody else wants anything now, and write down whether it agrees."""
-        able = self._rules.able(asking.request, asking.context, asking.found)
-        largest = max(able, key=lambda name: able[name], default=variant)
-        answer = fold(chunks).choices[0]
-        if asking.named or largest == variant or self._pace.busy or answer.finish_reason != "stop":
-            return
-        request = asking.request.model_copy(update={"stream": False, "logprobs": False, "top_logprobs": None})
-        context = replace(asking.context, request_id=f"{asking.context.request_id}-shadow")
-        try:
-            async with aclosing(self._generate(largest, request, context)) as steps:
-                second = fold([chunk async for found in steps for chunk in found])
-            said = second.choices[0].message.content or ""
-            agreed = await agreement(answer.message.content or "", said, self._reader.embed)
-            self._journal.append(
-                shadow_row(asking.context.request_id, variant, largest, agreed, second.usage, self._catalog)
-            )
-        except (ChatError, ValueError, OSError, *GONE) as error:
-            logger.warning("a shadow run came to nothing: %s", error)
-
-    def _draw_check(self, request: ChatRequest, context: RequestContext, lookup: Lookup) -> None:
-        """A share of what was served from similar questions' answers is checked, drawn by chance."""
-        is_drawn = drawn(context.request_id, self._rules.routing.cache.checked)
-        if lookup.outcome == "semantic" and is_drawn and len(self._pending) < MOST_CHECKS:
-            self._later(self._check(request, context))
-
-    async def _check(self, request: ChatRequest, context: RequestContext) -> None:
-        """Ask afresh what was answered from a similar question's answer, once nothing else is to do; the cache
-        compares the two. It is a request like any other, with a row of its own in the Ledger."""
-        if not await self._idle():
-            return
-        asked = replace(context, request_id=f"{context.request_id}-check", cache="check", received=time.time())
-        try:
-            async with aclosing(self.chat(request.model_copy(update={"stream": False}), asked)) as answer:  # type: ignore[type-var]
-                async for _ in answer:
-                    pass
-        except ChatError as error:
-            logger.warning("a cached answer was not checked: %s", error)
-
-    async def _idle(self) -> bool:
-        """Wait until nobody waits for an answer; whether that came."""
-        for _ in range(CHECK_PATIENCE_SECONDS):
-            await asyncio.sleep(1)
-            if not self._pace.busy:
-                return True
-        return False
 
     def _write_down(self, record: QueryRecord, progress: Progress) -> None:
         record.finish(progress, self._catalog)
