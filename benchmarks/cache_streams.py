@@ -149,6 +149,8 @@ def replay(stream: Stream, order: Sequence[int] | Order, rules: CacheRules, seed
             hits, wrong = hits + 1, wrong + (stream.classes[int(verdict.serves.entry)] != stream.classes[index])
         if count >= 1000:
             worst = max(worst, wrong / count)
+        for certificate in experience.due:
+            certificate.renew()
         if verdict.serves is None or draw.random() < rules.checked:
             checked += verdict.serves is not None
             group = _answered(stream, experience, index, near, verdict.features)

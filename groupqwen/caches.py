@@ -25,12 +25,14 @@ def stats() -> None:
     """How often it answered, what it keeps, and what is promised of answers from similar questions."""
     said = _running("/cache/stats")
     outcomes, entries = said["outcomes"], said["entries"] or {}
+    certified = said["mode"] == "certified"
     rate = "-" if said["hit_rate"] is None else f"{said['hit_rate']:.0%}"
     console.print(
         f"Hit rate {rate}: " + ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items()) + "\n"
         f"Kept: {entries.get('exact', '?')} answers, {entries.get('semantic', '?')} of them for similar questions "
         f"too; {said['completion_tokens_saved']:,} tokens saved since the start\n"
-        f"Mode {said['mode']}, at most {said['wrong_per_request']:.1%} of requests answered wrongly"
+        f"Mode {said['mode']}"
+        + (f": wrong answers to at most {said['wrong_per_request']:.1%} of requests" if certified else "")
     )
     numbers = [
         Column(name, justify="right")

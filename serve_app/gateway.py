@@ -388,11 +388,11 @@ class Gateway:
         return None if canary is None else Rollout.model_validate(canary)
 
     @api.get("/v1/cache/stats")
-    async def cache_stats(self) -> CacheStats:
-        """Outcomes, hit rate and entries of the cache."""
+    async def cache_stats(self, request: Request) -> CacheStats:
+        """Outcomes, hit rate and entries of the cache, and what is promised of what it serves your key."""
         outcomes, entries = await asyncio.gather(
             self._ask(self._router.cache_outcomes.remote(), "router"),
-            self._ask(self._cache.stats.remote(), "cache"),
+            self._ask(self._cache.stats.remote(request.state.key.id), "cache"),
         )
         return CacheStats.model_validate({**outcomes, **entries})
 
@@ -411,14 +411,16 @@ class Gateway:
     @api.post("/v1/cache/forget")
     async def cache_forget(self, body: Forget, request: Request) -> Forgotten:
         """Forget answers, everywhere and at once; what is being answered now is not kept either. By id, or those
-        near a query."""
+        near a query or of a variant, a thousand at most. (What only the very same request would be given, a turn
+        of a conversation, say, has no entry here: it goes with its time, a thumbs-down, or `/v1/cache/clear`.)"""
         if not (body.ids or body.query or body.variant):
             raise invalid("Say `ids`, a `query`, or a `variant`.", param="ids")
         found: list[dict[str, Any]] = []
         if body.query or body.variant:
             found = await self._entries(request, body.query, body.distance, body.variant, MOST_ENTRIES)
-        owned = self._cache.owned.remote(request.state.key.id, body.ids)
-        ids = [one["id"] for one in found] + (await self._ask(owned, "cache") if body.ids else [])
+        ids = [one["id"] for one in found]
+        if body.ids:
+            ids += await self._ask(self._cache.owned.remote(request.state.key.id, body.ids), "cache")
         deleted = 0 if body.dry_run else await self._ask(self._cache.forget_entries.remote(ids), "cache")
         return Forgotten.model_validate({"deleted": deleted, "entries": found})
 

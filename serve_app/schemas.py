@@ -205,7 +205,7 @@ class CacheStats(BaseModel):
     wrong_per_request: float = Field(description="The owner's budget for wrong answers from similar questions.")
     ttl_seconds: int
     partitions: dict[str, Promise] = Field(
-        description="By scope and kind of question, and of all together: what is served now and what is promised."
+        description="By kind of question in your key's scope, and of all: what is served now, what is promised."
     )
 
 

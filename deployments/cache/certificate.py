@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import betaincinv
 
-from deployments.cache.likeness import SHIPPED, Floats, Likeness, fitted
+from deployments.cache.likeness import MEASURES, SHIPPED, Floats, Likeness, fitted
 
 Counts = npt.NDArray[np.int_]
 
@@ -61,6 +61,15 @@ class InForce:
     wrong: int = 0
 
 
+@dataclass(frozen=True)
+class Known:
+    """Labels, and the requests that came."""
+
+    features: tuple[Floats, ...]
+    same: tuple[bool, ...]
+    seen: tuple[Floats | None, ...]
+
+
 class Certificate:
     """Of one partition of the requests. `budget`: wrong answers per request."""
 
@@ -69,6 +78,7 @@ class Certificate:
         self._seen: deque[Floats | None] = deque(maxlen=WINDOW)
         self._features: deque[Floats] = deque(maxlen=WINDOW)
         self._same: deque[bool] = deque(maxlen=WINDOW)
+        self._plain: dict[float, tuple[int, int]] = {}
         self._until_anew = FEWEST
         self.likeness: Likeness = SHIPPED
         self.in_force = InForce()
@@ -77,13 +87,23 @@ class Certificate:
         """A request came: its features, or None where it has no neighbour that may serve."""
         self._seen.append(features)
 
-    def learned(self, features: Floats, same: bool, *, renew: bool = True) -> None:
-        """A request was checked. (Unless told not to, everything is reckoned anew when a tenth more is known.)"""
+    def take(self, budget: float) -> None:
+        """Another budget."""
+        if budget != self._budget:
+            self._budget = budget
+            self.renew()
+
+    def learned(self, features: Floats, same: bool) -> None:
+        """A request was checked."""
         self._features.append(features)
         self._same.append(same)
+        self._plain.clear()
         self._until_anew -= 1
-        if renew and self._until_anew <= 0:
-            self.renew()
+
+    @property
+    def due(self) -> bool:
+        """Whether a tenth more is known than when it was last reckoned."""
+        return self._until_anew <= 0
 
     @property
     def labels(self) -> int:
@@ -96,28 +116,58 @@ class Certificate:
         threshold = self.in_force.threshold
         return threshold is not None and likely >= threshold, likely
 
+    def refutes(self, similarity: float) -> bool:
+        """Whether what is at least so similar, and meets no objection, was found wrong more often than the budget
+        allows, with the same confidence."""
+        same = self._plain.get(similarity)
+        if same is None:
+            rows = [
+                right
+                for features, right in zip(self._features, self._same, strict=True)
+                if features[0] >= similarity and not features[MEASURES:].any()
+            ]
+            same = self._plain[similarity] = (len(rows), len(rows) - sum(rows))
+        labels, wrong = same
+        return wrong > 0 and float(betaincinv(wrong, labels - wrong + 1, 1 - self._confidence)) > self._budget
+
     def renew(self) -> None:
         """The model and the threshold, from what is known now."""
-        known = len(self._same)
-        self._until_anew = max(20, min(100, known // 10))
-        if known < FEWEST:
-            return
-        features, same = np.array(self._features), np.array(self._same)
-        half = np.arange(known) % 2 == 0
-        judged = np.empty(known)
+        known = self.known()
+        self.adopt(self.reckoned(known))
+
+    def known(self) -> Known:
+        """What there is to reckon with, now."""
+        self._until_anew = max(20, min(100, len(self._same) // 10))
+        return Known(tuple(self._features), tuple(self._same), tuple(self._seen))
+
+    def adopt(self, reckoned: tuple[Likeness, InForce] | None) -> None:
+        """Put in force what was reckoned."""
+        if reckoned is not None:
+            self.likeness, self.in_force = reckoned
+
+    def reckoned(self, known: Known) -> tuple[Likeness, InForce] | None:
+        """The model and what may be served, or None where too little is known. It reads nothing that may change
+        meanwhile."""
+        count = len(known.same)
+        if count < FEWEST:
+            return None
+        features, same = np.array(known.features), np.array(known.same)
+        half = np.arange(count) % 2 == 0
+        judged = np.empty(count)
         models = []
         for mine in (half, ~half):
             models.append(fitted(features[~mine], same[~mine]))
             judged[mine] = models[-1].probability(features[mine])
         # What is asked is judged by both: a model of all labels would be surer than those that were tested.
-        self.likeness = Likeness(np.mean([model.weights for model in models], axis=0))
-        self.in_force = self._loosest(judged, same)
+        likeness = Likeness(np.mean([model.weights for model in models], axis=0))
+        return likeness, self._loosest(likeness, known, judged, same)
 
-    def _loosest(self, judged: Floats, same: npt.NDArray[np.bool_]) -> InForce:
-        seen = [one for one in self._seen if one is not None]
+    def _loosest(self, likeness: Likeness, known: Known, judged: Floats, same: npt.NDArray[np.bool_]) -> InForce:
+        requests = len(known.seen)
+        seen = [one for one in known.seen if one is not None]
         if not seen:
             return InForce()
-        asked = np.sort(self.likeness.probability(np.array(seen)))
+        asked = np.sort(likeness.probability(np.array(seen)))
         order = np.argsort(judged)
         judged, wrong = judged[order], np.append(0, np.cumsum(~same[order]))
         found = InForce()
@@ -127,12 +177,12 @@ class Certificate:
             labels = len(judged) - first
             if labels < FEWEST:
                 continue
-            share = float(len(asked) - np.searchsorted(asked, threshold)) / len(self._seen)
+            share = float(len(asked) - np.searchsorted(asked, threshold)) / requests
             if not share:
                 continue
             cuts = np.linspace(first, len(judged), 1 + max(1, min(STRATA, labels // PER_STRATUM))).astype(int)
             edges = np.append(threshold, judged[cuts[1:-1]])
-            weights = np.diff(np.append(np.searchsorted(asked, edges), len(asked))) / len(self._seen)
+            weights = np.diff(np.append(np.searchsorted(asked, edges), len(asked))) / requests
             per_request = upper(np.diff(wrong[cuts]), np.diff(cuts), weights, self._confidence)
             if per_request > self._budget:
                 break

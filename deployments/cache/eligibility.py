@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 
@@ -36,8 +36,9 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 SHORT_WORDS = 8
 """A text of so many words asks for something, however it begins."""
 _PAYLOAD = re.compile(
-    rf"```|\n\s*\S|\b(?:{_WORDS['templates'].strip().replace(' ', '|')})\b[^:]*:\s+\S"
-    rf"|[\"“«](?:[^\s\"”»]+\s+){{{PAYLOAD_WORDS - 1}}}[^\"”»]+[\"”»]",
+    # (Every repetition has an end: this reads what anybody may send.)
+    rf"```|\n\s{{0,20}}\S|\b(?:{_WORDS['templates'].strip().replace(' ', '|')})\b[^:]{{0,100}}:\s{{1,20}}\S"
+    rf"|[\"“«„](?:[^\s\"“”«»„]{{1,60}}\s{{1,20}}){{{PAYLOAD_WORDS - 1}}}[^\"“”«»„]{{1,400}}[\"“”»]",
     re.IGNORECASE,
 )
 
@@ -56,6 +57,8 @@ def eligibility(request: ChatRequest, rules: CacheRules) -> Eligibility:
     if why:
         return Eligibility("bypass", why)
     query = text_of(request.messages[-1].get("content"))
+    if len(query) > MAX_QUERY_CHARS:
+        return Eligibility("exact", "the question is long")
     why = changes(query)
     if why:
         return Eligibility("bypass", why)
@@ -94,13 +97,21 @@ def _is_more_than_a_question(request: ChatRequest, query: str) -> str | None:
         "it is a turn of a conversation": len(turns) != 1,
         # (What is looked up is the last message: a system message after the question is not the question.)
         "the last message is not the user's": request.messages[-1]["role"] != "user",
+        "it is more than words": not _is_words(request.messages[-1]),
         "a seed was given": request.seed is not None,
         "the answer has a form": (request.response_format or {}).get("type", "text") != "text",
         "tokens are weighed": bool(request.logit_bias),
         "nothing is asked": not query.strip(),
-        "the question is long": len(query) > MAX_QUERY_CHARS,
         "a front end asks for itself": query.lstrip().startswith(TASK_PREFIX),
         "it is about someone's own affairs": any(map(_PERSONAL.search, _SENTENCE_END.split(query))),
         "a template is filled with something": bool(_PAYLOAD.search(query.strip())),
     }
     return next((why for why, holds in reasons.items() if holds), None)
+
+
+def _is_words(message: dict[str, Any]) -> bool:
+    """Whether a message is text and nothing else: no sound, no file, no name."""
+    content = message.get("content")
+    parts = [{"type": "text"}] if isinstance(content, str) or content is None else content
+    said = {name for name, value in message.items() if value is not None}
+    return said <= {"role", "content"} and all(part.get("type") == "text" for part in parts)

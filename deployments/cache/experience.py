@@ -6,8 +6,9 @@ All of it is made of events (JSON objects), which are kept in Redis and applied 
 
 from __future__ import annotations
 
+import asyncio
 import base64
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,12 +19,15 @@ from configs.routing import CacheRules
 from deployments.cache.answer import Near
 from deployments.cache.certificate import Certificate, InForce
 from deployments.cache.guards import may_serve, objections
-from deployments.cache.likeness import Floats, Neighbour, features_of
+from deployments.cache.likeness import FEATURES, Floats, Neighbour, features_of
 
 Event = dict[str, Any]
 
 OWN = 300
 """Labels from which a partition is judged by its own; until then, by all of them together."""
+
+MOST_VETOED = 5_000
+"""Entries whose false hits are remembered, the newest."""
 
 ALL = "all"
 """The partition that every request belongs to."""
@@ -49,8 +53,13 @@ class Experience:
         self._certificates: dict[str, Certificate] = {}
         self._joined: dict[str, str] = {}
         self._record: dict[str, list[int]] = defaultdict(lambda: [0, 0])
-        self._vetoes: dict[str, list[Floats]] = defaultdict(list)
-        self._renewing = True
+        self._vetoes: OrderedDict[str, list[Floats]] = OrderedDict()
+
+    def take(self, rules: CacheRules) -> None:
+        """Other rules; what was learned stays."""
+        self._rules = rules
+        for certificate in self._certificates.values():
+            certificate.take(rules.wrong_per_request)
 
     def decide(self, asked: str, near: Sequence[Near], vector: Floats, partition: str) -> Verdict:
         """What may serve a question with this unit vector."""
@@ -58,8 +67,17 @@ class Experience:
         left = [one for one in near if not self.is_vetoed(one.entry, vector)]
         if not left:
             return Verdict(None, "vetoed" if near else "nothing is near")
+        served = None
+        if rules.mode == "fixed":
+            served = next((one for one in left if may_serve(asked, one.query, one.distance, rules)), None)
+            left = [*([served] if served else []), *(one for one in left if one is not served)]
         neighbours = [
-            Neighbour(1 - one.distance, one.query, self.group(one.group), *self._record[self.group(one.group)])
+            Neighbour(
+                1 - one.distance,
+                one.query,
+                self.group(one.group),
+                *self._record.get(self.group(one.group), (0, 0)),
+            )
             for one in left
         ]
         features = features_of(asked, neighbours)
@@ -67,12 +85,12 @@ class Experience:
         serves, likely = certificate.serves(features)
         known = (tuple(left), tuple(np.round(features, 4).tolist()), likely)
         if rules.mode == "fixed":
-            for one in left:
-                if may_serve(asked, one.query, one.distance, rules):
-                    return Verdict(one, f"within {rules.distance:g}", *known)
-            return Verdict(None, "too far, or a guard objects", *known)
+            return Verdict(
+                served, f"within {rules.distance:g}" if served else "too far, or a guard objects", *known
+            )
         best = left[0]
-        if best.distance <= rules.strict_distance and not objections(asked, best.query):
+        plain = best.distance <= rules.strict_distance and not objections(asked, best.query)
+        if plain and not certificate.refutes(1 - rules.strict_distance):
             return Verdict(best, "all but the same words", *known)
         if rules.mode == "calibrated":
             good = likely >= rules.likely and not (rules.guards and objections(asked, best.query))
@@ -106,13 +124,13 @@ class Experience:
         """Learn one event. Raises `KeyError`, `ValueError` or `TypeError` for what is none."""
         kind = event["kind"]
         if kind == "saw":
-            found = None if event["features"] is None else np.array(event["features"], float)
+            found = None if event["features"] is None else _checked(event["features"])
             for name in (event["partition"], ALL):
                 self._of(name).saw(found)
         elif kind == "check":
-            features = np.array(event["features"], float)
+            features = _checked(event["features"])
             for name in (event["partition"], ALL):
-                self._of(name).learned(features, bool(event["same"]), renew=self._renewing)
+                self._of(name).learned(features, bool(event["same"]))
             self._record[self.group(event["group"])][0 if event["same"] else 1] += 1
         elif kind == "join":
             into, other = self.group(event["into"]), self.group(event["group"])
@@ -121,23 +139,33 @@ class Experience:
                 for index, count in enumerate(self._record.pop(other, [0, 0])):
                     self._record[into][index] += count
         elif kind == "veto":
-            self._vetoes[event["entry"]].append(
-                np.frombuffer(base64.b64decode(event["vector"]), "<f4").astype(float)
-            )
+            vector = np.frombuffer(base64.b64decode(event["vector"]), "<f4").astype(float)
+            self._vetoes.setdefault(event["entry"], []).append(vector)
+            if len(self._vetoes) > MOST_VETOED:
+                self._vetoes.popitem(last=False)
         else:
             raise ValueError(f"an event of the kind {kind!r}")
 
     def apply_all(self, events: Sequence[Event]) -> None:
         """Learn what was kept, and reckon once at the end."""
-        self._renewing = False
         for event in events:
             try:
                 self.apply(event)
             except (KeyError, ValueError, TypeError):
                 continue  # Of another version: what it says is lost, and nothing else.
-        self._renewing = True
         for certificate in self._certificates.values():
             certificate.renew()
+
+    @property
+    def due(self) -> list[Certificate]:
+        """Those that are to be reckoned anew, since enough was learned."""
+        return [one for one in self._certificates.values() if one.due]
+
+    async def renew(self) -> None:
+        """Reckon anew what is due, in a thread."""
+        for certificate in self.due:
+            known = certificate.known()
+            certificate.adopt(await asyncio.to_thread(certificate.reckoned, known))
 
     def report(self) -> dict[str, tuple[int, InForce]]:
         """How many checks there were, and what is in force, by partition."""
@@ -147,6 +175,14 @@ class Experience:
         if partition not in self._certificates:
             self._certificates[partition] = Certificate(self._rules.wrong_per_request)
         return self._certificates[partition]
+
+
+def _checked(features: Sequence[float]) -> Floats:
+    """Features as they are kept. Raises `ValueError` for those of another version."""
+    found = np.array(features, float)
+    if found.shape != (len(FEATURES),) or not np.isfinite(found).all():
+        raise ValueError("features of another version")
+    return found
 
 
 def saw(partition: str, features: Sequence[float] | None) -> Event:

@@ -23,7 +23,9 @@ from configs.routing import CacheRules
 _TOKEN = re.compile(r"\d+(?:[.,:/]\d+)*|[^\W\d_]+(?:'[^\W\d_]+)?", re.UNICODE)
 _NUMBER = re.compile(r"\d+(?:[.,:/]\d+)*")
 _IDENTIFIER = re.compile(
-    r"https?://\S+|\b\w+@\w[\w.]*|(?<!\w)[\w-]*(?:[A-Za-z]\d|\d[A-Za-z]|[a-z][A-Z]|\w_\w|\w\.\w{2,})[\w./:-]*"
+    # (Every repetition has an end: this reads what anybody may send.)
+    r"https?://\S{1,500}|\b\w{1,60}@\w[\w.]{0,60}"
+    r"|(?<![\w-])\w[\w-]{0,40}?(?:(?<=[A-Za-z])\d|(?<=\d)[A-Za-z]|(?<=[a-z])[A-Z]|_\w|\.\w{2})[\w./:-]{0,200}"
 )
 _NAME = re.compile(r"(?<=[\w,;:)'\"] )[A-Z][^\W\d_]+|\b[A-Z]{2,}\b")
 

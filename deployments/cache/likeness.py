@@ -21,6 +21,9 @@ Floats = npt.NDArray[np.float64]
 FEATURES = ("similarity", "gap", "agreement", "words", "crowd", "record", "length", *GUARDS)
 """In the order of `features_of`."""
 
+MEASURES = len(FEATURES) - len(GUARDS)
+"""Of them; the rest are objections."""
+
 CENTRE = np.array([0.85, 0.10, 0.85, 0.45, 0.72, -2.5, 2.2] + [0.0] * len(GUARDS))
 SCALE = np.array([0.08, 0.08, 0.25, 0.22, 0.10, 1.0, 0.45] + [1.0] * len(GUARDS))
 """By which features are made comparable; fixed, so that weights can be."""

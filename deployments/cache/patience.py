@@ -23,6 +23,7 @@ class Patience:
     def __init__(self) -> None:
         self.error: str | None = None
         self._blocked_until = 0.0
+        self._late = False
 
     async def ask(self, question: Callable[[], Awaitable[T]], budget_ms: float) -> T | None:
         """What Redis says in time, else None."""
@@ -30,10 +31,16 @@ class Patience:
             return None
         try:
             found = await asyncio.wait_for(question(), budget_ms / 1e3)
-        except (RedisError, OSError, TimeoutError) as error:
+        except TimeoutError as error:
+            # One that is late may be late by this process's own doing; two in a row are Redis'.
+            if self._late:
+                self.failed(error)
+            self._late = True
+            return None
+        except (RedisError, OSError) as error:
             self.failed(error)
             return None
-        self.error = None
+        self.error, self._late = None, False
         return found
 
     def failed(self, error: Exception) -> None:

@@ -19,6 +19,7 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
+from redisvl.exceptions import RedisVLError
 from redisvl.index import AsyncSearchIndex
 
 from deployments.cache.answer import CachedAnswer, Near
@@ -187,6 +188,8 @@ class CacheStore:
     async def forget(self, entries: Sequence[str]) -> int:
         """Delete these, for everyone who reads this Redis; and what is being made of questions that were asked
         before now is not kept. Returns how many entries there were."""
+        if not entries:
+            return 0
         pipeline = self._redis.pipeline(transaction=True)
         pipeline.incr(EPOCH)
         for entry in entries:
@@ -254,14 +257,16 @@ class CacheStore:
         return [(key.removeprefix(f"{self._prefix}:"), found) for key, found in _results(reply)]
 
     async def _ensure_index(self) -> None:
-        if not self._indexed:
+        if self._indexed:
+            return
+        try:
             if not await self._index.exists():
-                try:
-                    await self._index.create(overwrite=False)
-                except RedisError as error:
-                    if "already exists" not in str(error).lower():
-                        raise
-            self._indexed = True
+                await self._index.create(overwrite=False)
+        except RedisVLError as error:
+            # (Another replica may have made it just now.)
+            if "already exists" not in str(error).lower():
+                raise RedisError(str(error)) from error
+        self._indexed = True
 
 
 def as_bytes(vector: npt.NDArray[np.float32]) -> bytes:

@@ -49,14 +49,15 @@ class Afterwards:
         self._pending.add(task)
         task.add_done_callback(self._pending.discard)
 
-    def keep(self, chunks: list[ChatCompletionChunk], lookup: Lookup) -> None:
-        """Give the cache a whole answer that ended by itself."""
+    def keep(self, chunks: list[ChatCompletionChunk], lookup: Lookup) -> bool:
+        """Give the cache a whole answer that ended by itself; whether it is one."""
         answer = fold(chunks)
         if any(choice.finish_reason != "stop" for choice in answer.choices):
-            return
+            return False
         if not any(choice.message.content for choice in answer.choices):
-            return
+            return False
         self.later(self._reader.keep(CachedAnswer.of(answer), lookup))
+        return True
 
     def check(self, request: ChatRequest, context: RequestContext, lookup: Lookup, share: float) -> None:
         """A share of what was served from similar questions' answers is asked afresh, drawn by chance."""

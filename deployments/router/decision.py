@@ -78,6 +78,15 @@ class RouteDecision:
 
 
 @dataclass(frozen=True)
+class Given:
+    """An entry of the cache, and, where it served a similar question, that one's embedding; who has asked."""
+
+    key_id: str
+    entry: str
+    embedding: bytes | None
+
+
+@dataclass(frozen=True)
 class Routed:
     """The first thing a routed answer says: its decision and what the cache had to say."""
 
@@ -86,3 +95,5 @@ class Routed:
     cache_distance: float | None = None
     cached_at: int | None = None
     """When the kept answer was given, seconds since 1970."""
+    given: Given | None = None
+    """The entry that gave it, or that is made of it."""

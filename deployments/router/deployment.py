@@ -34,7 +34,7 @@ from deployments.router.decision import HITS, Routed, RouteDecision
 from deployments.router.escalation import Judges
 from deployments.router.failures import CoolDowns, has_content
 from deployments.router.flights import Flights
-from deployments.router.given import GivenAnswers
+from deployments.router.given import GivenAnswers, given_by
 from deployments.router.pace import Pace
 from deployments.router.plans import Asking, committed, ended
 from deployments.router.reader import Reader
@@ -169,21 +169,23 @@ class Router:
                 async for items in steps:
                     yield items
             return
-        key = (lookup.exact_key, request.stream)
+        # (The limits that a request sets itself are no part of the answer, but of who may give it.)
+        key = (lookup.exact_key, request.stream, context.max_cost_usd, context.remote)
         flight = self._flights.join(key)
         joined = flight is not None
         if flight is None:
             flight = self._flights.start(key, self._found(request, context, lookup, record))
         async with aclosing(flight.listen()) as heard:  # type: ignore[type-var]
             async for items in heard:
-                yield [self._shared(item, context, lookup, record) for item in items] if joined else items
+                yield [self._shared(item, context, record) for item in items] if joined else items
 
-    def _shared(self, item: Item, context: RequestContext, lookup: Lookup, record: QueryRecord) -> Item:
+    def _shared(self, item: Item, context: RequestContext, record: QueryRecord) -> Item:
         """What one who joined hears: the same, as an answer to its own request."""
         if not isinstance(item, Routed):
             return item.model_copy(update={"id": f"chatcmpl-{context.request_id}"})
-        self._seen(replace(lookup, outcome="coalesced"))
-        self._given.note(context, lookup)
+        self._seen(Lookup("coalesced"))
+        if item.given is not None:
+            self._given.note(context.request_id, replace(item.given, key_id=context.key_id))
         record.route(item.decision, "coalesced", item.cache_distance)
         return replace(item, cache="coalesced")
 
@@ -207,12 +209,13 @@ class Router:
                 self._afterwards.later(opened.pop_all().aclose())
         decision = _from_cache(request, context, lookup)
         self._seen(lookup)
-        self._given.note(context, lookup)
+        given = given_by(context, lookup)
+        self._given.note(context.request_id, given)
         self._afterwards.check(request, context, lookup, self._rules.routing.cache.checked)
         record.route(decision, lookup.outcome, lookup.distance)
         assert lookup.answer is not None
         yield [
-            Routed(decision, lookup.outcome, lookup.distance, lookup.answer.created),
+            Routed(decision, lookup.outcome, lookup.distance, lookup.answer.created, given),
             *lookup.answer.chunks(context.request_id),
         ]
 
@@ -248,7 +251,8 @@ class Router:
                     if isinstance(item, Committed):
                         decision = committed(asking.decision, item, self._catalog)
                         record.route(decision, lookup.outcome, lookup.distance)
-                        routed = [Routed(decision, lookup.outcome, lookup.distance)]
+                        given = given_by(asking.context, lookup)
+                        routed = [Routed(decision, lookup.outcome, lookup.distance, given=given)]
                         continue
                     yield [*routed, *item]
                     routed = []
@@ -268,9 +272,11 @@ class Router:
         # what its variant was unsure of.
         sure = answering.attempts[-1].confidence if answering.attempts else None
         confident = sure is None or sure >= self._rules.routing.cache.confident
-        if lookup.storable and answering.one_voice and confident:
-            self._given.note(asking.context, lookup)
-            self._afterwards.keep(kept, lookup)
+        may = lookup.storable and answering.one_voice and confident
+        if may and self._afterwards.keep(kept, lookup):
+            self._given.note(asking.context.request_id, given_by(asking.context, lookup))
+        elif lookup.features is not None and (lookup.only_checks or not confident):
+            self._afterwards.later(self._reader.doubt(lookup))
         if shadowed and answering.one_voice:
             self._afterwards.shadow(asking, decision.variant, kept)
 

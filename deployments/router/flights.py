@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Hashable
 from contextlib import aclosing
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
+Key = tuple[Hashable, ...]
 
 
 class Flight(Generic[Item]):
@@ -27,6 +28,10 @@ class Flight(Generic[Item]):
         # In a context of its own: Serve stops all that a request has asked for when its client leaves, and this is
         # not the first one's alone.
         self._task = asyncio.get_running_loop().create_task(self._fly(steps), context=contextvars.Context())
+
+    def when_over(self, then: Callable[[], object]) -> None:
+        """Call this once, at the end."""
+        self._task.add_done_callback(lambda _: then())
 
     @property
     def over(self) -> bool:
@@ -80,25 +85,15 @@ class Flights(Generic[Item]):
     """Those under way, by what makes requests the same."""
 
     def __init__(self) -> None:
-        self._flights: dict[tuple[str, bool], Flight[Item]] = {}
+        self._flights: dict[Key, Flight[Item]] = {}
 
-    def join(self, key: tuple[str, bool]) -> Flight[Item] | None:
+    def join(self, key: Key) -> Flight[Item] | None:
         """The one to listen to, where the same is being answered."""
         flight = self._flights.get(key)
         return None if flight is None or flight.over else flight
 
-    def start(self, key: tuple[str, bool], steps: AsyncGenerator[Item, None]) -> Flight[Item]:
+    def start(self, key: Key, steps: AsyncGenerator[Item, None]) -> Flight[Item]:
         """A new one, that others may join until it is over."""
-        flight = Flight(self._until_over(key, steps))
-        self._flights[key] = flight
+        flight = self._flights[key] = Flight(steps)
+        flight.when_over(lambda: self._flights.pop(key) if self._flights.get(key) is flight else None)
         return flight
-
-    async def _until_over(
-        self, key: tuple[str, bool], steps: AsyncGenerator[Item, None]
-    ) -> AsyncGenerator[Item, None]:
-        try:
-            async with aclosing(steps):
-                async for item in steps:
-                    yield item
-        finally:
-            self._flights.pop(key, None)

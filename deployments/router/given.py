@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
 
 from deployments.cache.answer import Lookup
 from deployments.contract import RequestContext
+from deployments.router.decision import Given
 
 MOST = 10_000
 
 
-@dataclass(frozen=True)
-class Given:
-    """An entry, and, where it served a similar question, that one's embedding."""
-
-    key_id: str
-    entry: str
-    embedding: bytes | None
+def given_by(context: RequestContext, lookup: Lookup) -> Given | None:
+    """The entry that a lookup has found, or that its answer will be; None where the cache is not for it."""
+    if lookup.exact_key is None:
+        return None
+    return Given(context.key_id, lookup.exact_key, lookup.embedding if lookup.outcome == "semantic" else None)
 
 
 class GivenAnswers:
@@ -26,12 +24,11 @@ class GivenAnswers:
     def __init__(self) -> None:
         self._given: OrderedDict[str, Given] = OrderedDict()
 
-    def note(self, context: RequestContext, lookup: Lookup) -> None:
+    def note(self, request_id: str, given: Given | None) -> None:
         """A request was answered from the cache, or its answer is kept there."""
-        if lookup.exact_key is None:
+        if given is None:
             return
-        similar = lookup.embedding if lookup.outcome == "semantic" else None
-        self._given[context.request_id] = Given(context.key_id, lookup.exact_key, similar)
+        self._given[request_id] = given
         if len(self._given) > MOST:
             self._given.popitem(last=False)
 

@@ -20,7 +20,7 @@ from deployments.cache.store import connect
 from deployments.classifier.learned import embedder_of
 from deployments.classifier.rules import Classification, classify, last_user_text
 from deployments.contract import ChatRequest, RequestContext
-from deployments.router.given import Given
+from deployments.router.decision import Given
 from deployments.router.rules import resolve_model
 
 logger = logging.getLogger("ray.serve")
@@ -43,7 +43,7 @@ class Reader:
         self._exact = ExactCache(connect(redis_url))
         # Handles to methods are made once: making one costs as much as using it.
         self._find_similar, self._store = cache.find_similar, cache.store
-        self._refuse, self._forget = cache.refuse, cache.forget_entries
+        self._refuse, self._forget, self._doubted = cache.refuse, cache.forget_entries, cache.doubted
         self._embed, self._embed_query = cache.embed, cache.embed_query
         self._classify = classifier.classify
         self._learned_from_embeddings = False
@@ -94,6 +94,13 @@ class Reader:
                 await self._forget.remote([given.entry])
         except GONE:
             logger.warning("the cache did not hear that an answer was bad")
+
+    async def doubt(self, lookup: Lookup) -> None:
+        """The answer that a miss has led to is not one to rely on."""
+        try:
+            await self._doubted.remote(lookup)
+        except GONE:
+            logger.warning("the cache did not hear that an answer was in doubt")
 
     async def embed(self, texts: list[str]) -> list[list[float]]:
         """Embeddings of any texts. Raises what `GONE` names."""

@@ -30,6 +30,8 @@ def lived(budget: float, requests: int, seed: int, wrong_at: float = 0.0) -> tup
         hits, wrong = hits + serves, wrong + (serves and not right)
         if not serves or draw.random() < 0.05:
             certificate.learned(features, right)
+        if certificate.due:
+            certificate.renew()
     return certificate, hits, wrong
 
 
@@ -80,9 +82,10 @@ def test_what_turns_bad_is_served_no_more_and_again_when_it_is_good() -> None:
     for _ in range(600):
         certificate.saw(good)
         certificate.learned(good, False)
+    certificate.renew()
     assert not certificate.serves(good)[0]
     for _ in range(20_000):
         certificate.saw(good)
-        certificate.learned(good, True, renew=False)
+        certificate.learned(good, True)
     certificate.renew()
     assert certificate.serves(good)[0], "the bad time has left the window"

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,6 +30,12 @@ def most(question: str) -> str:
         "How much is the bitcoin price?",
         "What should I cook this evening?",
         "What is the exchange rate of the euro?",
+        "What's the weather?",
+        "Is it raining in Paris?",
+        "What time is it in Tokyo?",
+        "Flip a coin",
+        "Give me a random number",
+        "Tell me another joke",
     ],
 )
 def test_what_changes_with_time_is_asked_anew(question: str) -> None:
@@ -88,3 +96,37 @@ def test_a_plain_question_may_be_served_from_a_similar_one(question: str) -> Non
 @given(st.text(max_size=500))
 def test_any_text_has_a_verdict(text: str) -> None:
     assert most(text) in ("bypass", "exact", "similar")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [{"type": "text", "text": "What is said here?"}, {"type": "input_audio", "input_audio": {"data": "AAA"}}],
+        [{"type": "text", "text": "What is in it?"}, {"type": "file", "file": {"file_id": "x"}}],
+    ],
+)
+def test_what_is_more_than_words_is_no_similar_question(content: list[dict[str, object]]) -> None:
+    request = ChatRequest.model_validate({"messages": [{"role": "user", "content": content}]})
+    assert eligibility(request, RULES).most != "similar"
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        '"a b c d e' + " " * 100_000 + "x",
+        "\u201cab cd ef " * 20_000,
+        "translate " * 20_000,
+        "\n" * 100_000,
+        "-" * 100_000,
+        '"a b c d e' + " " * 1_500 + "x",
+        "\u201cab cd ef " * 150,
+        "translate " * 200,
+        "please " * 280,
+        "hey, " * 400,
+    ],
+)
+def test_no_text_takes_long_to_judge(hostile: str) -> None:
+    """(Seconds where a pattern backtracks; this is about that, not about a machine's speed.)"""
+    began = time.process_time()
+    most(hostile)
+    assert time.process_time() - began < 0.5

@@ -21,6 +21,11 @@ def decided(rules: dict[str, object], *near: Near, experience: Experience | None
     return experience.decide(ASKED, near, VECTOR, "p")
 
 
+def renew(experience: Experience) -> None:
+    for certificate in experience.due:
+        certificate.renew()
+
+
 def taught(rules: CacheRules, partition: str, count: int, same: bool = True) -> Experience:
     """One that has seen and checked this very neighbourhood so many times."""
     experience = Experience(rules)
@@ -29,6 +34,7 @@ def taught(rules: CacheRules, partition: str, count: int, same: bool = True) -> 
         assert features is not None
         experience.apply(saw(partition, features))
         experience.apply(check(partition, features, "g1", same))
+        renew(experience)
     return experience
 
 
@@ -58,6 +64,18 @@ def test_certified_serves_all_but_the_same_words_until_more_is_known_and_then_wh
     assert decided({}, NEAR, experience=taught(rules, "p", FEWEST * 2, same=False)).serves is None
 
 
+def test_what_is_all_but_the_same_words_serves_no_more_once_it_was_found_wrong_too_often() -> None:
+    same_words = Near("e2", "how do i close an account", 0.02, "g2")
+    experience = Experience(CacheRules(mode="certified", wrong_per_request=0.05))
+    for checked in range(12):
+        verdict = experience.decide(ASKED, [same_words], VECTOR, "p")
+        assert verdict.features is not None
+        if checked < 10:
+            assert verdict.serves == same_words
+        experience.apply(check("p", verdict.features, "g2", checked < 9))
+    assert experience.decide(ASKED, [same_words], VECTOR, "p").serves is None
+
+
 def test_a_partition_is_judged_by_its_own_checks_once_it_has_enough() -> None:
     rules = CacheRules(mode="certified", wrong_per_request=0.05)
     experience = taught(rules, "good", OWN + 200)
@@ -68,6 +86,7 @@ def test_a_partition_is_judged_by_its_own_checks_once_it_has_enough() -> None:
         assert features is not None
         experience.apply(saw("bad", features))
         experience.apply(check("bad", features, "g2", False))
+        renew(experience)
     assert experience.decide(ASKED, [other], VECTOR, "bad").serves is None
     assert experience.decide(ASKED, [NEAR], VECTOR, "good").serves == NEAR
     assert set(experience.report()) == {ALL, "good", "bad"}
@@ -105,9 +124,11 @@ def test_what_was_learned_is_there_after_a_restart_and_nonsense_costs_nothing_el
         events += [saw("p", features), check("p", features, "g1", True)]
         for event in events[-2:]:
             before.apply(event)
+        renew(before)
     for certificate in (before.certificate("p"), before.certificate("other")):
         certificate.renew()
-    nonsense: list[Event] = [{}, {"kind": "else"}, {"kind": "check", "features": "x", "partition": "p"}]
+    older = [{**check("p", features, "g1", True), "features": [*known]} for known in ([0.9], [0.0] * 99)]
+    nonsense: list[Event] = [{}, {"kind": "else"}, {"kind": "check", "features": "x", "partition": "p"}, *older]
     after = Experience(rules)
     after.apply_all(json.loads(json.dumps([*nonsense, *events])))
     assert after.report()[ALL] == before.report()[ALL]
@@ -117,3 +138,25 @@ def test_what_was_learned_is_there_after_a_restart_and_nonsense_costs_nothing_el
 def test_nothing_near_is_a_miss() -> None:
     verdict = decided({"mode": "fixed"})
     assert (verdict.serves, verdict.features) == (None, None)
+
+
+async def test_other_rules_keep_what_was_learned_and_reckoning_in_a_thread_is_reckoning() -> None:
+    rules = CacheRules(mode="certified", wrong_per_request=0.001)
+    experience = Experience(rules)
+    for _ in range(FEWEST * 2):
+        features = experience.decide(ASKED, [NEAR], VECTOR, "p").features
+        assert features is not None
+        experience.apply(saw("p", features))
+        experience.apply(check("p", features, "g1", True))
+    assert experience.due
+    await experience.renew()
+    assert not experience.due
+    assert experience.decide(ASKED, [NEAR], VECTOR, "p").serves is None, "too little for so strict a promise"
+    experience.take(CacheRules(mode="certified", wrong_per_request=0.05))
+    assert experience.decide(ASKED, [NEAR], VECTOR, "p").serves == NEAR
+
+
+def test_fixed_is_judged_by_what_it_serves() -> None:
+    negated = Near("e0", "How do I not close an account?", 0.01, "g0")
+    verdict = decided({"mode": "fixed"}, negated, NEAR)
+    assert verdict.near[0] == verdict.serves == NEAR

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -112,3 +114,11 @@ def test_it_does_not_matter_which_came_first(one: str, other: str) -> None:
     assert {said.split(":")[0] for said in objections(one, other)} == {
         said.split(":")[0] for said in objections(other, one)
     }
+
+
+@pytest.mark.parametrize("hostile", ["-" * 2000, "a-" * 1000, "a." * 1000, "_" * 2000, "a1" * 1000, "@a" * 1000])
+def test_no_text_takes_long_to_compare(hostile: str) -> None:
+    """(Seconds where a pattern backtracks; this is about that, not about a machine's speed.)"""
+    began = time.process_time()
+    objections(hostile, hostile[1:] + "x")
+    assert time.process_time() - began < 0.5

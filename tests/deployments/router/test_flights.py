@@ -113,3 +113,21 @@ async def test_a_stream_and_a_whole_answer_are_not_the_same() -> None:
     assert flights.join(("k", False)) is None
     source.let(1)
     await heard(flight)
+
+
+async def test_one_that_ends_does_not_hide_the_next() -> None:
+    flights, first, second = Flights[int](), Source(3), Source(1)
+    flight = flights.start(KEY, first.steps())
+    first.let(1)
+    leaving = asyncio.ensure_future(heard(flight, 1))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert flight.over
+    after = flights.start(KEY, second.steps())
+    await leaving
+    await asyncio.sleep(0)
+    assert flights.join(KEY) is after
+    second.let(1)
+    assert await heard(after) == [0]
+    await asyncio.sleep(0)
+    assert flights.join(KEY) is None
