@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -238,7 +238,7 @@ class Forget(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    ids: list[str] = Field([], max_length=1000)
+    ids: list[Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]] = Field([], max_length=1000)
     query: str | None = Field(None, min_length=1, max_length=2000)
     distance: float = Field(0.05, ge=0, le=2, description="How far from the query, cosine.")
     variant: str | None = Field(None, pattern=VARIANT_NAME)

@@ -51,7 +51,12 @@ return 1
 def connect(url: str) -> Redis:
     """A client that fails fast: a lookup is worth tens of milliseconds, not a reconnection."""
     return Redis.from_url(
-        url, socket_timeout=1.0, socket_connect_timeout=0.5, retry=Retry(NoBackoff(), 1), max_connections=64
+        url,
+        socket_timeout=1.0,
+        socket_connect_timeout=0.5,
+        retry=Retry(NoBackoff(), 1),
+        max_connections=64,
+        encoding_errors="replace",  # (Half a character, as JSON can hold it, is none that Redis is given.)
     )
 
 

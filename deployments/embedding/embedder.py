@@ -34,7 +34,7 @@ class Embedder:
 
     def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Unit vectors (len(texts), dimensions). Texts are grouped by length, so that little is padded."""
-        encoded = [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
+        encoded = [encoding.ids for encoding in self._tokenizer.encode_batch(_unicode(texts))]
         out = np.empty((len(encoded), self.dimensions), np.float32)
         order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
         for start in range(0, len(order), BATCH):
@@ -51,7 +51,12 @@ class Embedder:
 
     def count_tokens(self, texts: Sequence[str]) -> int:
         """Tokens that `embed` reads of these texts."""
-        return sum(len(encoding.ids) for encoding in self._tokenizer.encode_batch(list(texts)))
+        return sum(len(encoding.ids) for encoding in self._tokenizer.encode_batch(_unicode(texts)))
+
+
+def _unicode(texts: Sequence[str]) -> list[str]:
+    """Half a character, as JSON can hold it, is none that the tokenizer takes."""
+    return [text.encode("utf-8", "replace").decode() for text in texts]
 
 
 def fingerprint_of(model: Path) -> str:

@@ -16,6 +16,7 @@ import redis
 
 from tests.integration.conftest import MIDDLE, ROOT, SMALL, Stack, wait_for
 
+JSON = {"content-type": "application/json"}
 WORD: dict[str, Any] = {"model": MIDDLE, "max_tokens": 200}
 
 
@@ -136,6 +137,10 @@ def test_entries_are_shown_and_forgotten_by_query_and_by_id(stack: Stack) -> Non
     assert outcome(stack.ask(other, cache=None, **WORD)) == "miss"
     assert stack.post("/cache/forget", {"ids": ["0" * 40]}).json()["deleted"] == 0
     assert stack.post("/cache/forget", {}).status_code == 400
+    assert stack.post("/cache/forget", {"ids": ["*"]}).status_code == 400
+    half = '{"query": "half a character: \\ud800"}'
+    sent = httpx.post(f"{stack.url}/cache/forget", content=half, headers={**stack.headers, **JSON}, timeout=30)
+    assert sent.status_code == 200, sent.text
 
 
 def test_a_query_of_redis_own_language_is_refused(stack: Stack) -> None:
@@ -212,8 +217,9 @@ def test_what_was_served_is_checked_and_a_false_hit_does_not_return(stack: Stack
     try:
         rules.write_text(text.replace("mode: certified", careless))
         assert stack.run_cli("deploy").returncode == 0
-        italy, spain = (f"Which city is the capital of {country}? Name it only." for country in ("Italy", "Spain"))
-        stack.post("/cache/forget", {"query": italy, "distance": 0.5})
+        # (Another name in each run, since vetoes are remembered.)
+        begin = f"I am {uuid.uuid4().hex[:8]}. Which city is the capital of"
+        italy, spain = (f"{begin} {country}? Name it only." for country in ("Italy", "Spain"))
         assert "Rome" in keep(stack, italy, **capital).json()["choices"][0]["message"]["content"]
         false = stack.ask(spain, cache=None, **capital)
         assert outcome(false) == "semantic"
