@@ -44,6 +44,7 @@ def stats() -> None:
         bounds = (f"{one['per_request']:.2%}", f"{one['per_hit']:.2%}") if serves else ("-", "-")
         table.add_row(
             name,
+            str(one["checks"]),
             f"{one['threshold']:.3f}" if serves else "nothing yet",
             str(one["labels"]),
             str(one["wrong"]),

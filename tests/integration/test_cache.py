@@ -161,6 +161,9 @@ def test_the_command_shows_what_is_kept_and_promised(stack: Stack) -> None:
     stats = stack.run_cli("cache", "stats")
     assert stats.returncode == 0, stats.stderr
     assert "Mode certified" in stats.stdout
+    row = next(line for line in stats.stdout.splitlines() if line.startswith("│ all"))
+    assert len(row.strip("│").split("│")) == 7
+    assert row.split("│")[2].strip().isdigit(), "checks come first"
     assert asked[:20] in " ".join(stack.run_cli("cache", "search", asked).stdout.split())
     assert "add --yes" in stack.run_cli("cache", "forget", asked, "--distance", "0.001").stdout
     assert "1 forgotten" in stack.run_cli("cache", "forget", asked, "--distance", "0.001", "--yes").stdout
