@@ -26,6 +26,7 @@ from configs.catalog import load_catalog
 from configs.home import home
 from groupqwen.stack.credentials import load_credentials
 from groupqwen.stack.lifecycle import remembered, settings_for
+from groupqwen.stack.settings import Settings
 
 VARIANT = "smollm2-135m"
 
@@ -104,17 +105,27 @@ async def measure_hits(target: Target, rounds: int) -> list[float]:
     return times
 
 
-def main(rounds: int) -> None:
-    """Measure and print."""
-    here = home()
-    choices = remembered(here)
+def running() -> Settings:
+    """Of the group that was started here last."""
+    choices = remembered(home())
     if choices is None:
         raise SystemExit("start GroupQwen first: bash scripts/up.sh")
-    settings = settings_for(here, choices)
-    group = Target("GroupQwen", settings.endpoint, VARIANT, load_credentials(here).api_key)
-    source = load_catalog().variant(VARIANT).source
+    return settings_for(home(), choices)
+
+
+def group_and_engine(settings: Settings) -> tuple[Target, tuple[str, list[str], int, str, dict[str, str]]]:
+    """The running group, and arguments of `servers.server` for its smallest engine behind a bare uvicorn."""
+    group = Target("GroupQwen", settings.endpoint, VARIANT, load_credentials(settings.home).api_key)
+    model = settings.home.model_file(VARIANT, load_catalog().variant(VARIANT).source)
     served = settings.profile.variants[VARIANT]
-    bare = servers.ours(here.model_file(VARIANT, source), served.threads or 1, served.parallel, served.pool_tokens)
+    return group, servers.ours(model, served.threads or 1, served.parallel, served.pool_tokens)
+
+
+def main(rounds: int) -> None:
+    """Measure and print."""
+    settings = running()
+    here = settings.home
+    group, bare = group_and_engine(settings)
     with ExitStack() as stack:
         direct = stack.enter_context(servers.server("the engine, directly", *bare[1:])).target
         proxy = stack.enter_context(servers.server(*litellm_proxy(direct, here.run))).target

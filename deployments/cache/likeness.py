@@ -29,7 +29,7 @@ SCALE = np.array([0.08, 0.08, 0.25, 0.22, 0.10, 1.0, 0.45] + [1.0] * len(GUARDS)
 """By which features are made comparable; fixed, so that weights can be."""
 
 PRIOR = np.array([0.4, 1.05, 0.0, 0.0, -0.4, 0.0, 0.0, 0.0] + [-4.0] * len(GUARDS))
-"""Bias and weights before anything was labelled: of similarity and common words, as question pairs have them
+"""Bias and weights before anything was labelled: of similarity and common words, near what question pairs give
 (docs/EVALUATION.md; at the same distance, other words speak for a paraphrase); a guard's objection all but
 forbids, until labels say that it need not."""
 
