@@ -87,6 +87,16 @@ class Home:
         """What `groupqwen router calibrate` has learned."""
         return self.root / "calibration.json"
 
+    @property
+    def cache_key(self) -> Path:
+        """What the cache's entries are encrypted with; they are not, where there is no such file."""
+        return self.root / "cache.key"
+
+    @property
+    def cache_likeness(self) -> Path:
+        """What `groupqwen cache calibrate` has learned."""
+        return self.root / "cache.json"
+
     def embedder_file(self, name: str) -> Path:
         """Where the embedder's ONNX export lies, which is made at install."""
         return self.models / name / "model.int8.onnx"

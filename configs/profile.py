@@ -23,6 +23,13 @@ class Limits(Strict):
     concurrent_requests: int = Field(
         512, gt=0, description="Requests in the Gateway at once; beyond: 429 with Retry-After."
     )
+    routers: int = Field(
+        1,
+        ge=1,
+        le=16,
+        description="Replicas of the Router, and of the cache. One does thousands of requests a minute; of two, "
+        "one may die without a pause. (What each learns from thumbs, shadow runs and pace is its own.)",
+    )
     request_seconds: float = Field(600, gt=0, description="A whole answer; beyond: an error event, 504.")
     wake_seconds: float = Field(
         60, gt=0, description="A wait for a variant that is not in memory; beyond: the best that is, or 503."

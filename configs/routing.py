@@ -68,8 +68,10 @@ class CacheRules(Strict):
         "`likely` to have the same answer. certified: as much as keeps the bound on wrong answers within "
         "`wrong_per_request`, by what was checked here.",
     )
-    scope: Literal["own", "shared"] = Field(
-        "own", description="Whether keys are served from each other's answers."
+    scope: Literal["own", "group", "shared"] = Field(
+        "own",
+        description="Who is served from whose answers: each key from its own, the keys of one group from each "
+        "other's (`groupqwen keys group`), or all.",
     )
     distance: float = Field(0.10, ge=0, le=1, description="fixed: cosine distance up to which an entry serves.")
     likely: float = Field(0.75, ge=0, le=1, description="calibrated: the least P(same answer).")
@@ -84,6 +86,22 @@ class CacheRules(Strict):
     )
     checked: float = Field(
         0.05, ge=0, le=1, description="Share of hits that are answered afresh later, when nothing else is to do."
+    )
+    verifier: str | None = Field(
+        None,
+        description="calibrated and certified: the variant that is asked whether two questions want one answer, "
+        "where P(same answer) is between `doubtful` and what serves; `smallest`: of those that are always in "
+        "memory. Unset: such a question is answered anew.",
+    )
+    doubtful: float = Field(
+        0.3, ge=0, le=1, description="The least P(same answer) that a verifier is asked about."
+    )
+    verified: float = Field(0.8, ge=0, le=1, description="The verifier's P(yes) from which it says yes.")
+    verify_ms: float = Field(150.0, gt=0, description="A verifier that takes longer has said no (milliseconds).")
+    judge: str | None = Field(
+        None,
+        description="The variant that compares two answers where words and numbers do not tell, asked in both "
+        "orders, when a served one is checked; `smallest`: as above. Unset: their embeddings tell.",
     )
     candidates: int = Field(5, ge=1, le=20, description="Of the nearest entries, so many are looked at.")
     guards: bool = Field(
@@ -107,6 +125,13 @@ class CacheRules(Strict):
     lives: dict[Task, int] = Field(
         default={"code": 86_400, "maths": 86_400, "reasoning": 86_400, "translation": 86_400},
         description="Another life for what does not age, by task, seconds; 0: not kept.",
+    )
+    stale: dict[Task, int] = Field(
+        default={},
+        description="By task, seconds beyond its life for which an answer serves while it is asked for anew.",
+    )
+    max_cache_size_mb: int = Field(
+        256, gt=0, description="Beyond, what is worth least goes: seconds it took, times used, by size."
     )
     max_temperature: float = Field(
         1.0, ge=0, le=2, description="A request hotter than this wants variety, not a cached answer."

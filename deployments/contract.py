@@ -205,6 +205,8 @@ class RequestContext:
 
     request_id: str
     key_id: str = ""
+    group: str | None = None
+    """Keys of one group may be served from each other's answers."""
     user: str | None = None
     session: str | None = None
     device: DeviceClass = "server"

@@ -104,10 +104,14 @@ def build(args: dict[str, Any]) -> Application:
     of_cache = cache_arguments(profile, catalog, here)
     # (A file's path stays the same when its source changes.)
     made_with = [*of_cache, catalog.embedders[profile.embedder]]
-    cache = graph.versioned(graph.bind(SemanticCache, ruled, *of_cache), made_with)
+    # Who may be asked for an opinion: no cache waits for one that is brought in first.
+    at_hand = [row.variant for row in reversed(largest_first) if row.resident]
+    opinions = {name: variants[name] for name in at_hand}
+    several = {**ruled, "num_replicas": profile.limits.routers}
+    cache = graph.versioned(graph.bind(SemanticCache, several, *of_cache, opinions), made_with)
     classifier = graph.bind(Classifier, ruled)
     ledger = graph.bind(Ledger, light, required("GROUPQWEN_DATABASE_URL"), str(here.journal))
-    router = graph.bind(Router, ruled, profile, catalog, variants, redis_url, cache, classifier)
+    router = graph.bind(Router, several, profile, catalog, variants, redis_url, cache, classifier)
     # Room for health checks while all places are taken.
     ingress = {**stateless, "max_ongoing_requests": busy + 64}
     return graph.bind(Gateway, ingress, profile, catalog, router, cache, ledger, keeper)

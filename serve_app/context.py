@@ -26,6 +26,7 @@ def request_context(connection: HTTPConnection) -> RequestContext:
     return RequestContext(
         request_id=connection.state.request_id,
         key_id=key.id,
+        group=key.group,
         user=headers.get("x-openwebui-user-id"),
         session=headers.get("x-groupqwen-session", "")[:128] or None,
         device=cast(DeviceClass, device) if device in DEVICES else "server",

@@ -59,6 +59,8 @@ from serve_app.schemas import (
     Cleared,
     EmbeddingAnswer,
     EmbeddingRequest,
+    EntriesPinned,
+    EntryIds,
     Forget,
     Forgotten,
     Health,
@@ -392,7 +394,7 @@ class Gateway:
         """Outcomes, hit rate and entries of the cache, and what is promised of what it serves your key."""
         outcomes, entries = await asyncio.gather(
             self._ask(self._router.cache_outcomes.remote(), "router"),
-            self._ask(self._cache.stats.remote(request.state.key.id), "cache"),
+            self._ask(self._cache.stats.remote(*_asker(request)), "cache"),
         )
         return CacheStats.model_validate({**outcomes, **entries})
 
@@ -402,27 +404,35 @@ class Gateway:
         request: Request,
         query: Annotated[str | None, Query(min_length=1, max_length=2000)] = None,
         variant: Annotated[str | None, Query(pattern=VARIANT_NAME)] = None,
+        knowledge: Annotated[str | None, Query(min_length=1, max_length=200)] = None,
         limit: Annotated[int, Query(ge=1, le=MOST_ENTRIES)] = 20,
     ) -> CacheEntries:
         """What is kept for similar questions and may serve this key: the nearest to a query, or any."""
-        found = await self._entries(request, query, None, variant, limit)
+        found = await self._entries(request, query=query, variant=variant, knowledge=knowledge, count=limit)
         return CacheEntries.model_validate({"entries": found})
 
     @api.post("/v1/cache/forget")
     async def cache_forget(self, body: Forget, request: Request) -> Forgotten:
         """Forget answers, everywhere and at once; what is being answered now is not kept either. By id, or those
-        near a query or of a variant, a thousand at most. (What only the very same request would be given, a turn
-        of a conversation, say, has no entry here: it goes with its time, a thumbs-down, or `/v1/cache/clear`.)"""
-        if not (body.ids or body.query or body.variant):
-            raise invalid("Say `ids`, a `query`, or a `variant`.", param="ids")
+        near a query, of a variant, or resting on some knowledge, a thousand at most. (What only the very same
+        request would be given has no entry here: it goes with its time, a thumbs-down, or `/v1/cache/clear`.)"""
+        searched = {"query": body.query, "variant": body.variant, "knowledge": body.knowledge}
+        if not (body.ids or any(searched.values())):
+            raise invalid("Say `ids`, a `query`, a `variant`, or `knowledge`.", param="ids")
         found: list[dict[str, Any]] = []
-        if body.query or body.variant:
-            found = await self._entries(request, body.query, body.distance, body.variant, MOST_ENTRIES)
+        if any(searched.values()):
+            found = await self._entries(request, **searched, most_distance=body.distance, count=MOST_ENTRIES)
         ids = [one["id"] for one in found]
         if body.ids:
-            ids += await self._ask(self._cache.owned.remote(request.state.key.id, body.ids), "cache")
+            ids += await self._ask(self._cache.owned.remote(*_asker(request), body.ids), "cache")
         deleted = 0 if body.dry_run else await self._ask(self._cache.forget_entries.remote(ids), "cache")
         return Forgotten.model_validate({"deleted": deleted, "entries": found})
+
+    @api.post("/v1/cache/pin")
+    async def cache_pin(self, body: EntryIds, request: Request) -> EntriesPinned:
+        """Let entries of your key's stay until they are forgotten, whatever else is kept."""
+        ids = await self._ask(self._cache.owned.remote(*_asker(request), body.ids), "cache")
+        return EntriesPinned(pinned=await self._ask(self._cache.pin.remote(ids), "cache"))
 
     @api.post("/v1/cache/clear")
     async def cache_clear(self) -> Cleared:
@@ -473,11 +483,10 @@ class Gateway:
         except (*GONE, TimeoutError) as error:
             raise engine_gone(part) from error
 
-    async def _entries(
-        self, request: Request, query: str | None, distance: float | None, variant: str | None, limit: int
-    ) -> list[dict[str, Any]]:
-        asked = self._cache.entries.remote(request.state.key.id, query, distance, variant, limit)
-        found: list[dict[str, Any]] = await self._ask(asked, "cache")
+    async def _entries(self, request: Request, **wanted: Any) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = await self._ask(
+            self._cache.entries.remote(*_asker(request), **wanted), "cache"
+        )
         return found
 
     async def _part(self, response: Any) -> Any:
@@ -485,3 +494,9 @@ class Gateway:
             return await asyncio.wait_for(response, PART_SECONDS)
         except (TimeoutError, RayTaskError, *GONE) as error:
             return {"ok": False, "error": type(error).__name__}
+
+
+def _asker(request: Request) -> tuple[str, str | None]:
+    """Whose entries are meant: the key's id, and its group."""
+    key: ApiKey = request.state.key
+    return key.id, key.group

@@ -13,6 +13,7 @@ import secrets
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 PREFIX = "gq-"
 CHECK_SECONDS = 1.0
@@ -28,6 +29,8 @@ class ApiKey:
     created: int
     preference: str | None = None
     """economy, balanced or best, where a request does not say; None: as the owner has set it."""
+    group: str | None = None
+    """Keys of one group may be served from each other's answers."""
 
 
 def hash_key(secret: str) -> str:
@@ -56,12 +59,12 @@ def create_key(path: Path, name: str, secret: str | None = None, instead_of: str
     return key, secret
 
 
-def set_preference(path: Path, key_id: str, preference: str | None) -> bool:
-    """What a key prefers from now on; whether there is such a key."""
+def change_key(path: Path, key_id: str, **fields: Any) -> bool:
+    """What a key prefers, or which group it is of, from now on; whether there is such a key."""
     keys = read_keys(path)
     if all(key.id != key_id for key in keys):
         return False
-    _write(path, [replace(key, preference=preference) if key.id == key_id else key for key in keys])
+    _write(path, [replace(key, **fields) if key.id == key_id else key for key in keys])
     return True
 
 

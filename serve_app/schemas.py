@@ -192,13 +192,26 @@ class Promise(BaseModel):
     wrong: int = Field(description="Of these, so many found another answer.")
 
 
+class Verifier(BaseModel):
+    """What is known of the verifier's yeses: how many were checked, how many were wrong, and the bound (95 %) on
+    wrong answers per request, if they served."""
+
+    labels: int
+    wrong: int
+    per_request: float
+
+
 class CacheStats(BaseModel):
     """Since the Router's replica started, except `entries`, which are those in Redis now."""
 
     outcomes: dict[str, int]
     hit_rate: float | None = Field(None, description="Hits ÷ (hits + misses); bypassed requests do not count.")
     completion_tokens_saved: int
-    entries: dict[str, int] | None = Field(None, description="Unset while Redis is away.")
+    seconds_saved: float = Field(description="What the kept answers took when they were made.")
+    cost_saved_usd: float = Field(description="The same in US dollars, at the catalog's prices.")
+    entries: int | None = Field(None, description="Unset while Redis is away.")
+    size_mb: float | None = Field(None, description="What they take, roughly.")
+    max_size_mb: int
     embedded: int = Field(description="Questions embedded: one for each request that reaches the semantic lookup.")
     mode: str = Field(description="exact, fixed, calibrated or certified.")
     distance_threshold: float = Field(description="Of the mode fixed: cosine.")
@@ -207,6 +220,7 @@ class CacheStats(BaseModel):
     partitions: dict[str, Promise] = Field(
         description="By kind of question in your key's scope, and of all: what is served now, what is promised."
     )
+    verifier: Verifier | None = Field(None, description="Where a variant is asked about doubtful questions.")
 
 
 class Cleared(BaseModel):
@@ -225,23 +239,43 @@ class CacheEntry(BaseModel):
     variant: str
     group: str = Field(description="The entry whose answer was the first to say this.")
     distance: float | None = Field(None, description="Cosine distance to the query that was searched for.")
+    knowledge: str | None = Field(None, description="What it rests on: `metadata.knowledge` of its request.")
     age_seconds: int
-    expires_in_seconds: int
+    expires_in_seconds: int | None = Field(None, description="Unset for a pinned one.")
+    pinned: bool = False
 
 
 class CacheEntries(BaseModel):
     entries: list[CacheEntry]
 
 
-class Forget(BaseModel):
-    """Which of your key's entries to forget: these ids, or those near a query, of a variant, or both."""
+EntryId = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+
+
+class EntryIds(BaseModel):
+    """Which of your key's entries are to stay."""
 
     model_config = ConfigDict(extra="forbid")
 
-    ids: list[Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]] = Field([], max_length=1000)
+    ids: list[EntryId] = Field(min_length=1, max_length=1000)
+
+
+class EntriesPinned(BaseModel):
+    pinned: int
+
+
+class Forget(BaseModel):
+    """Which of your key's entries to forget: these ids, or those for which all that is said of the rest holds."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    ids: list[EntryId] = Field([], max_length=1000)
     query: str | None = Field(None, min_length=1, max_length=2000)
     distance: float = Field(0.05, ge=0, le=2, description="How far from the query, cosine.")
     variant: str | None = Field(None, pattern=VARIANT_NAME)
+    knowledge: str | None = Field(
+        None, min_length=1, max_length=200, description="What they rest on: `metadata.knowledge`."
+    )
     dry_run: bool = Field(False, description="Only say which they are.")
 
 

@@ -12,10 +12,15 @@ from configs.routing import Task
 from deployments.chunks import ChunkBuilder, token_usage
 from deployments.router.decision import CacheOutcome
 
+TURN = ":turn"
+"""How partitions of later turns of conversations end. What was checked of first questions says nothing of them,
+nor they of these: they are judged by their own checks or not served."""
+
 
 @dataclass(frozen=True)
 class CachedAnswer:
-    """A complete answer, enough to replay it as a stream or a body."""
+    """A complete answer, enough to replay it as a stream or a body. `created`, `fresh_until`: seconds since 1970;
+    what is no longer fresh may serve once more while it is asked for anew. `seconds`, `cost_usd`: what it took."""
 
     variant: str
     content: str
@@ -23,9 +28,16 @@ class CachedAnswer:
     prompt_tokens: int
     completion_tokens: int
     created: int
+    seconds: float = 0.0
+    cost_usd: float = 0.0
+    fresh_until: float | None = None
+
+    @property
+    def stale(self) -> bool:
+        return self.fresh_until is not None and time.time() > self.fresh_until
 
     @classmethod
-    def of(cls, answer: ChatCompletion) -> CachedAnswer:
+    def of(cls, answer: ChatCompletion, seconds: float = 0.0, cost_usd: float = 0.0) -> CachedAnswer:
         message = answer.choices[0].message
         usage = answer.usage
         return cls(
@@ -35,6 +47,8 @@ class CachedAnswer:
             prompt_tokens=usage.prompt_tokens if usage else 0,
             completion_tokens=usage.completion_tokens if usage else 0,
             created=int(time.time()),
+            seconds=round(seconds, 3),
+            cost_usd=cost_usd,
         )
 
     def chunks(self, request_id: str) -> Iterator[ChatCompletionChunk]:
@@ -73,6 +87,10 @@ class Lookup:
     query: str | None = None
     scope: str = ""
     """Whose entries may serve, and who may be served by what this leads to."""
+    tag: str = ""
+    """What the answer rests on, as the request says it."""
+    turn: bool = False
+    """Whether it is a later turn of a conversation."""
     epoch: str = "0"
     """Of the cache, when it had no answer."""
     kind: Task | None = None
@@ -89,6 +107,8 @@ class Lookup:
     """Of the nearest of them, as `deployments.cache.likeness` has them."""
     why: str = ""
     """What spoke for or against the nearest."""
+    verified: bool = False
+    """Whether a verifier was asked, and said yes."""
 
     @property
     def storable(self) -> bool:
@@ -97,4 +117,4 @@ class Lookup:
     @property
     def partition(self) -> str:
         """Of which requests it is one, when answers are checked."""
-        return f"{self.scope}:{self.kind or 'unknown'}"
+        return f"{self.scope}:{self.kind or 'unknown'}{TURN if self.turn else ''}"

@@ -17,11 +17,15 @@ from deployments.cache.eligibility import eligibility
 from deployments.classifier.rules import text_of
 from deployments.contract import ChatRequest, RequestContext
 
-VERSION = 3
+VERSION = 4
 """Part of every key: raise it when what is stored or compared changes."""
 
 EVERYONE = "everyone"
 """The scope in which keys are served from each other's answers."""
+
+KNOWLEDGE = "knowledge"
+"""In a request's `metadata`: the version of what the answer rests on ("handbook@3"). Answers of another version do
+not serve, and all of one are forgotten by its name."""
 
 _IRRELEVANT = {"stream", "stream_options", "user", "metadata", "max_completion_tokens"}
 
@@ -29,13 +33,24 @@ _IRRELEVANT = {"stream", "stream_options", "user", "metadata", "max_completion_t
 @dataclass(frozen=True)
 class CacheKeys:
     """`exact` finds the same request; `fingerprint` (None: not eligible) and `query` a similar one. `scope`: whose
-    entries they are. `why`: what keeps a similar one's answer from serving."""
+    entries they are. `why`: what keeps a similar one's answer from serving. `turn`: whether it is a later turn of
+    a conversation, whose whole course is part of the fingerprint. `tag`: what the answer rests on."""
 
     exact: str
     fingerprint: str | None
     query: str
     scope: str
     why: str = ""
+    turn: bool = False
+    tag: str = ""
+
+
+def scope_of(rules: CacheRules, key_id: str, group: str | None) -> str:
+    """Whose entries may serve this key, and whom its answers may serve."""
+    if rules.scope == "shared":
+        return EVERYONE
+    # (No key's id holds a colon.)
+    return f"group:{group}" if rules.scope == "group" and group else key_id
 
 
 def cache_keys(request: ChatRequest, context: RequestContext, rules: CacheRules) -> CacheKeys | None:
@@ -49,19 +64,21 @@ def cache_keys(request: ChatRequest, context: RequestContext, rules: CacheRules)
     fields["max_tokens"] = request.token_limit
     # Whose answer it is is part of every cache key: nobody is served from what someone else was told, unless the
     # owner shares. Who asks for the best is not served what thrift was given.
-    scope = EVERYONE if rules.scope == "shared" else context.key_id
+    scope = scope_of(rules, context.key_id, context.group)
+    tag = str((request.metadata or {}).get(KNOWLEDGE, ""))
     surroundings = {
         "version": VERSION,
         "scope": f"{rules.scope}:{scope}",
+        "knowledge": tag,
         "device": context.device,
         "preference": context.preference,
     }
     exact = _digest({**surroundings, **fields})
     query = text_of(request.messages[-1].get("content"))
     if eligible.most == "exact":
-        return CacheKeys(exact, None, query, scope, eligible.why)
+        return CacheKeys(exact, None, query, scope, eligible.why, tag=tag)
     alike = _digest({**surroundings, **fields, "messages": request.messages[:-1]})
-    return CacheKeys(exact, alike, query, scope)
+    return CacheKeys(exact, alike, query, scope, turn=eligible.turn, tag=tag)
 
 
 def _digest(value: dict[str, Any]) -> str:

@@ -71,27 +71,33 @@ class Known:
 
 
 class Certificate:
-    """Of one partition of the requests. `budget`: wrong answers per request."""
+    """Of one partition of the requests. `budget`: wrong answers per request; `prior`: P(same answer) before
+    anything was checked."""
 
-    def __init__(self, budget: float, confidence: float = CONFIDENCE) -> None:
-        self._budget, self._confidence = budget, confidence
+    def __init__(self, budget: float, confidence: float = CONFIDENCE, prior: Likeness = SHIPPED) -> None:
+        self._budget, self._confidence, self._prior = budget, confidence, prior
         self._seen: deque[Floats | None] = deque(maxlen=WINDOW)
         self._features: deque[Floats] = deque(maxlen=WINDOW)
         self._same: deque[bool] = deque(maxlen=WINDOW)
         self._plain: dict[float, tuple[int, int]] = {}
         self._until_anew = FEWEST
-        self.likeness: Likeness = SHIPPED
+        self.likeness: Likeness = prior
         self.in_force = InForce()
 
     def saw(self, features: Floats | None) -> None:
         """A request came: its features, or None where it has no neighbour that may serve."""
         self._seen.append(features)
 
-    def take(self, budget: float) -> None:
-        """Another budget."""
-        if budget != self._budget:
-            self._budget = budget
-            self.renew()
+    def take(self, budget: float, prior: Likeness) -> None:
+        """Another budget, or another beginning."""
+        if prior is not self._prior:
+            self._prior = prior
+            if self.labels < FEWEST:
+                self.likeness = prior
+        elif budget == self._budget:
+            return
+        self._budget = budget
+        self.renew()
 
     def learned(self, features: Floats, same: bool) -> None:
         """A request was checked."""
@@ -156,7 +162,7 @@ class Certificate:
         judged = np.empty(count)
         models = []
         for mine in (half, ~half):
-            models.append(fitted(features[~mine], same[~mine]))
+            models.append(fitted(features[~mine], same[~mine], self._prior.weights))
             judged[mine] = models[-1].probability(features[mine])
         # What is asked is judged by both: a model of all labels would be surer than those that were tested.
         likeness = Likeness(np.mean([model.weights for model in models], axis=0))

@@ -15,74 +15,98 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from redis.exceptions import RedisError
+from ray.serve.handle import DeploymentHandle
 
+from configs.home import home
 from configs.routing import CacheRules, Routing
 from deployments.cache.answer import CachedAnswer, Lookup
-from deployments.cache.canonical import EVERYONE
-from deployments.cache.experience import ALL, Event, Experience, check, join, saw, veto
-from deployments.cache.guards import negation, numbers, words_of
-from deployments.cache.patience import Patience
-from deployments.cache.store import KEPT_EVENTS, CacheStore, Kept, Shown, as_bytes, connect
+from deployments.cache.calibrated import likeness_at
+from deployments.cache.canonical import scope_of
+from deployments.cache.comparing import say_the_same
+from deployments.cache.experience import ALL, Experience, Verdict, check, join, saw, veto, vetoed
+from deployments.cache.learning import Learning
+from deployments.cache.metrics import CacheMetrics
+from deployments.cache.patience import FAILURES, Patience
+from deployments.cache.seal import seal_of
+from deployments.cache.second_opinion import SecondOpinion
+from deployments.cache.store import CacheStore, Kept, Shown, as_bytes, connect
 from deployments.contract import engine_gone
 from deployments.embedding.embedder import Embedder, fingerprint_of
-from deployments.router.shadows import agreement
 from deployments.serving import deployment
 
 logger = logging.getLogger("ray.serve")
 
-SHORT_WORDS = 40
-"""Two answers of so many words or fewer are also read for other numbers, a negation, another yes or no."""
-
 JITTER = 0.1
 """Of an entry's life, so that what was asked together is not asked anew together."""
-
-DIGEST_SECONDS = 0.2
-"""What is learned within this time is written down together."""
 
 COMPARED = 3
 """Of the neighbours' answers, so many of different groups are compared with a fresh one."""
 
-FAILURES = (RedisError, OSError, TimeoutError)
+HEAR_SECONDS = 1.0
+"""So often it hears what other replicas have learned."""
+
+UPKEEP_EVERY = 60
+"""Of these times, it also takes off the books what has expired."""
 
 
 @deployment
 class SemanticCache:
     """Finds similar questions and keeps answers. Whatever goes wrong is a miss."""
 
-    def __init__(self, redis_url: str, model: str, tokenizer: str, max_tokens: int) -> None:
+    def __init__(
+        self, redis_url: str, model: str, tokenizer: str, max_tokens: int, variants: dict[str, DeploymentHandle]
+    ) -> None:
+        """`variants`: who may be asked for an opinion, the smallest first."""
         self._embedder = Embedder(Path(model), Path(tokenizer), max_tokens=max_tokens)
-        self._store = CacheStore(connect(redis_url), self._embedder.dimensions, fingerprint_of(Path(model)))
+        self._embedder_is = fingerprint_of(Path(model))
+        seal = seal_of(home().cache_key)
+        self._store = CacheStore(connect(redis_url), self._embedder.dimensions, self._embedder_is, seal)
         self._rules: CacheRules
         self._experience = Experience(CacheRules())
-        self._remembers = False
-        self._unwritten: list[Event] = []
         self._patience = Patience()
+        self._learning = Learning(self._experience, self._store, self._patience)
+        chats = {name: handle.options(stream=True).chat.remote for name, handle in variants.items()}
+        self._second = SecondOpinion(chats)
+        self._metrics = CacheMetrics()
         self._embedded = 0
         self._draw = random.Random()  # noqa: S311  # It spreads lives; nobody gains by guessing it.
-        self._pending: set[asyncio.Task[None]] = set()
-        self._writing = False
+        self._upkeep: asyncio.Task[None] | None = None
 
     async def reconfigure(self, config: Mapping[str, Any]) -> None:
-        """Rules from `user_config`: at the start, and anew without a restart."""
+        """Rules from `user_config`, and what `groupqwen cache calibrate` has found: at the start, and anew without
+        a restart."""
         self._rules = Routing.model_validate(config["routing"]).cache
-        self._experience.take(self._rules)
-        if not self._remembers:
-            await self._remember()
+        self._experience.take(self._rules, likeness_at(home().cache_likeness, self._embedder_is))
+        if self._upkeep is None:
+            await self._learning.hear()
+            self._upkeep = asyncio.get_running_loop().create_task(self._keep_up())
 
-    async def _remember(self) -> None:
-        """What was learned before the start; where Redis is away, at a later lookup."""
-        try:
-            events = await self._store.events()
-        except (*FAILURES, ValueError) as error:
-            self._patience.failed(error)
-            return
-        self._remembers = True
-        self._experience.apply_all(events)
+    async def _keep_up(self) -> None:
+        """For ever: what was here before, what others learn, what has expired."""
+        arrived, turns = False, 0
+        while True:
+            try:
+                if not arrived:
+                    await self._store.discard_strangers()
+                    moved = await self._store.move_here(self._embedded_later, vetoed)
+                    arrived = True
+                    if moved:
+                        logger.warning("%d entries of another embedder were embedded anew", moved)
+                await asyncio.sleep(HEAR_SECONDS)
+                await self._learning.hear()
+                self._metrics.show(self._experience)
+                if turns % UPKEEP_EVERY == 0:
+                    await self._store.count_out()
+                    await self._store.trim(self._rules.max_cache_size_mb << 20)
+                    self._metrics.room(await self._store.room())
+                turns += 1
+            except FAILURES as error:
+                self._patience.failed(error)
+                await asyncio.sleep(HEAR_SECONDS)
 
     async def find_similar(self, missed: Lookup) -> Lookup:
         """Has a similar question been answered? Takes an exact lookup's miss that asks for this. Never raises;
-        Redis never takes longer than its budget."""
+        Redis never takes longer than its budget, nor a verifier than its own."""
         query = missed.query
         assert missed.fingerprint is not None and query is not None
         embedding = self._embed_query(query)
@@ -96,8 +120,11 @@ class SemanticCache:
         # (Asked afresh, its own answer of before is no neighbour.)
         near = [one for one in near if one.entry != missed.exact_key]
         verdict = self._experience.decide(query, near, np.frombuffer(embedding, "<f4"), missed.partition)
+        verified = await self._verified(query, verdict)
+        if verified and self._experience.serves_verified(missed.partition):
+            verdict = replace(verdict, serves=verdict.near[0], why=f"{verdict.why}, verified")
         if not missed.only_checks:
-            self._learn(saw(missed.partition, verdict.features))
+            self._learning.learn(saw(missed.partition, verdict.features, verified))
         served, answers = verdict.serves, {}
         if served is not None and not missed.only_checks:
             answers = (
@@ -109,10 +136,20 @@ class SemanticCache:
             near=verdict.near,
             features=verdict.features,
             why=verdict.why,
+            verified=verified,
         )
         if served is None or served.entry not in answers:
             return found
         return replace(found, outcome="semantic", answer=answers[served.entry], exact_key=served.entry)
+
+    async def _verified(self, query: str, verdict: Verdict) -> bool:
+        """Whether a verifier was asked about a doubtful neighbour, and says that its answer would do."""
+        verifier = self._second.named(self._rules.verifier)
+        if verifier is None or not verdict.doubtful:
+            return False
+        seconds = self._rules.verify_ms / 1e3
+        likely = await self._second.one_answer_for_both(verifier, query, verdict.near[0].query, seconds)
+        return likely is not None and likely >= self._rules.verified
 
     async def store(self, answer: CachedAnswer, missed: Lookup) -> None:
         """Keep the answer that a miss led to, and learn what it says of the neighbours."""
@@ -124,21 +161,25 @@ class SemanticCache:
         try:
             group = await self._compared(answer, missed)
             life = self._rules.lives.get(missed.kind, self._rules.ttl_seconds) if missed.kind else None
-            seconds = self._rules.ttl_seconds if life is None else life
-            if not seconds:
+            life = self._rules.ttl_seconds if life is None else life
+            if not life:
                 return
+            fresh = max(1, round(life * self._draw.uniform(1 - JITTER, 1 + JITTER)))
+            stale = self._rules.stale.get(missed.kind, 0) if missed.kind else 0
             kept = Kept(
                 key=missed.exact_key,
-                answer=answer,
+                answer=replace(answer, fresh_until=time.time() + fresh if stale else None),
                 epoch=missed.epoch,
                 scope=missed.scope,
-                seconds=max(1, round(seconds * self._draw.uniform(1 - JITTER, 1 + JITTER))),
+                seconds=fresh + stale,
                 fingerprint=missed.fingerprint,
                 embedding=embedding,
                 query=missed.query or "",
                 group=group or f"{missed.exact_key}:{answer.created}",
+                tag=missed.tag,
             )
             await self._store.put(kept)
+            await self._store.trim(self._rules.max_cache_size_mb << 20)
         except FAILURES as error:
             self._patience.failed(error)
 
@@ -153,36 +194,39 @@ class SemanticCache:
         for group, one in asked:
             if one.entry not in answers:
                 continue
-            agreed = await self._say_the_same(answer.content, answers[one.entry].content)
-            if one.entry == missed.near[0].entry:
-                self._learn(check(missed.partition, missed.features, group, agreed))
+            nearest = one.entry == missed.near[0].entry
+            agreed = await self._say_the_same(answer, answers[one.entry], missed, judged=nearest)
+            if nearest:
+                self._learning.learn(check(missed.partition, missed.features, group, agreed, missed.verified))
                 if missed.only_checks and not agreed and missed.embedding is not None:
                     await self.refuse(one.entry, missed.embedding)
             same += [group] if agreed else []
         for other in same[1:]:
-            self._learn(join(other, same[0]))
+            self._learning.learn(join(other, same[0]))
         return same[0] if same else None
 
-    async def _say_the_same(self, one: str, other: str) -> bool:
-        """Whether one answer may stand for the other; what is in doubt counts as wrong."""
-        if all(len(text.split()) <= SHORT_WORDS for text in (one, other)):
-            begin = [(words_of(text) or ("",))[0] for text in (one, other)]
-            if begin[0] != begin[1] and {"yes", "no"} & set(begin):
-                return False
-            if numbers(one, other) or negation(one, other):
-                return False
-        return await agreement(one, other, self._vectors) >= 1.0
+    async def _say_the_same(self, one: CachedAnswer, other: CachedAnswer, missed: Lookup, *, judged: bool) -> bool:
+        """By words and numbers; else by the judge, in checks, which are made when nothing else is to do; else by
+        their embeddings."""
+        judge = self._second.named(self._rules.judge) if judged and missed.only_checks else None
+
+        async def asked() -> bool | None:
+            if judge is None:
+                return None
+            return await self._second.say_the_same(judge, missed.query or "", one.content, other.content)
+
+        return await say_the_same(one.content, other.content, self._vectors, asked)
 
     async def doubted(self, missed: Lookup) -> None:
         """The fresh answer was not one to rely on: whether the neighbour's would have done is not known, and
         counts as wrong."""
         if missed.features is not None and missed.near:
             group = self._experience.group(missed.near[0].group)
-            self._learn(check(missed.partition, missed.features, group, False))
+            self._learning.learn(check(missed.partition, missed.features, group, False, missed.verified))
 
     async def refuse(self, entry: str, embedding: bytes) -> None:
         """This entry was a false hit for a question with this embedding: it does not serve such a one again."""
-        self._learn(veto(entry, embedding))
+        self._learning.learn(veto(entry, embedding))
         if self._experience.vetoes(entry) >= self._rules.most_vetoes:
             await self.forget_entries([entry])
 
@@ -191,53 +235,40 @@ class SemanticCache:
         with _or_told():
             return await self._store.forget(entries)
 
-    async def owned(self, key_id: str, entries: list[str]) -> list[str]:
+    async def pin(self, entries: list[str]) -> int:
+        """Keep these until they are forgotten; how many there were. Raises `ChatError` where Redis is away."""
+        with _or_told():
+            return await self._store.pin(entries)
+
+    async def owned(self, key_id: str, group: str | None, entries: list[str]) -> list[str]:
         """Those of these entries that may serve this key. Raises `ChatError` where Redis is away."""
         with _or_told():
-            return await self._store.of_scope(self._scope(key_id), entries)
+            return await self._store.of_scope(scope_of(self._rules, key_id, group), entries)
 
     async def entries(
-        self, key_id: str, query: str | None, most_distance: float | None, variant: str | None, count: int
+        self,
+        key_id: str,
+        group: str | None,
+        *,
+        query: str | None = None,
+        most_distance: float | None = None,
+        variant: str | None = None,
+        knowledge: str | None = None,
+        count: int,
     ) -> list[dict[str, Any]]:
         """What is kept that may serve this key: the nearest to a query, or any. Raises `ChatError` where Redis is
         away."""
         embedding = self._embed_query(query) if query else None
+        scope = scope_of(self._rules, key_id, group)
         with _or_told():
-            found = await self._store.shown(self._scope(key_id), embedding=embedding, variant=variant, count=count)
+            found = await self._store.shown(
+                scope, embedding=embedding, variant=variant, tag=knowledge, count=count
+            )
         return [
             _as_row(one)
             for one in found
             if most_distance is None or one.distance is None or one.distance <= most_distance
         ]
-
-    def _scope(self, key_id: str) -> str:
-        return EVERYONE if self._rules.scope == "shared" else key_id
-
-    def _learn(self, event: Event) -> None:
-        """Now, and for the next start."""
-        self._experience.apply(event)
-        self._unwritten.append(event)
-        if not self._writing:
-            self._writing = True
-            task = asyncio.get_running_loop().create_task(self._digest())
-            self._pending.add(task)
-            task.add_done_callback(self._pending.discard)
-
-    async def _digest(self) -> None:
-        """Write down what was learned since, all in one, and reckon anew what follows from it, in a thread:
-        lookups go on meanwhile."""
-        try:
-            await asyncio.sleep(DIGEST_SECONDS)
-            while self._unwritten:
-                events, self._unwritten = self._unwritten[-KEPT_EVENTS:], []
-                if not self._remembers:
-                    await self._remember()
-                await self._store.note(events)
-                await self._experience.renew()
-        except FAILURES as error:
-            self._patience.failed(error)
-        finally:
-            self._writing = False
 
     async def _vectors(self, texts: list[str]) -> list[list[float]]:
         vectors, _ = await self.embed(texts)
@@ -251,22 +282,28 @@ class SemanticCache:
         self._embedded += 1
         return as_bytes(self._embedder.embed([query])[0])
 
+    async def _embedded_later(self, query: str) -> bytes:
+        """In a thread: lookups come first."""
+        return as_bytes((await asyncio.to_thread(self._embedder.embed, [query]))[0])
+
     async def embed(self, texts: list[str]) -> tuple[list[list[float]], int]:
         """Embeddings for `/v1/embeddings`, and the tokens read; in a thread, so that lookups go on."""
         vectors = await asyncio.to_thread(self._embedder.embed, texts)
         tokens = await asyncio.to_thread(self._embedder.count_tokens, texts)
         return vectors.tolist(), tokens
 
-    async def stats(self, key_id: str) -> dict[str, Any]:
+    async def stats(self, key_id: str, group: str | None) -> dict[str, Any]:
         """Entries now, the rules in force, and what is promised: of all, and by kind in this key's scope."""
-        own = f"{self._scope(key_id)}:"
-        entries: dict[str, int] | None
+        own = f"{scope_of(self._rules, key_id, group)}:"
+        room = None
         try:
-            entries = await self._store.counts()
-        except FAILURES:
-            entries = None
+            room = await self._store.room()
+        except FAILURES as error:
+            self._patience.failed(error)
         return {
-            "entries": entries,
+            "entries": None if room is None else room.entries,
+            "size_mb": None if room is None else round(room.size / 2**20, 3),
+            "max_size_mb": self._rules.max_cache_size_mb,
             "embedded": self._embedded,
             "mode": self._rules.mode,
             "distance_threshold": self._rules.distance,
@@ -277,6 +314,7 @@ class SemanticCache:
                 for name, (checks, one) in self._experience.report().items()
                 if name == ALL or name.startswith(own)
             },
+            "verifier": self._experience.verifier() if self._second.named(self._rules.verifier) else None,
         }
 
     async def clear(self) -> int:
@@ -304,13 +342,16 @@ def _or_told() -> Iterator[None]:
 
 
 def _as_row(one: Shown) -> dict[str, Any]:
+    expires = None if one.expires_at is None else max(0, round(one.expires_at - time.time()))
     return {
         "id": one.entry,
         "query": one.query,
         "answer": one.answer.content,
         "variant": one.variant,
         "group": one.group,
+        "knowledge": one.tag or None,
         "distance": one.distance,
         "age_seconds": max(0, round(time.time() - one.answer.created)),
-        "expires_in_seconds": max(0, round(one.expires_at - time.time())),
+        "expires_in_seconds": expires,
+        "pinned": expires is None,
     }

@@ -45,10 +45,12 @@ _PAYLOAD = re.compile(
 
 @dataclass(frozen=True)
 class Eligibility:
-    """`most`: what the cache may do at most. `why`: what keeps it from more."""
+    """`most`: what the cache may do at most. `why`: what keeps it from more. `turn`: whether it is a later turn of
+    a conversation."""
 
     most: Literal["bypass", "exact", "similar"]
     why: str = ""
+    turn: bool = False
 
 
 def eligibility(request: ChatRequest, rules: CacheRules) -> Eligibility:
@@ -63,7 +65,7 @@ def eligibility(request: ChatRequest, rules: CacheRules) -> Eligibility:
     if why:
         return Eligibility("bypass", why)
     why = _is_more_than_a_question(request, query)
-    return Eligibility("exact", why) if why else Eligibility("similar")
+    return Eligibility("exact", why) if why else Eligibility("similar", turn=len(_turns(request)) > 1)
 
 
 def changes(query: str) -> str | None:
@@ -91,13 +93,12 @@ def _varies(request: ChatRequest, rules: CacheRules) -> str | None:
 
 
 def _is_more_than_a_question(request: ChatRequest, query: str) -> str | None:
-    """Why a similar wording is too little: only one question, on its own, is like another."""
-    turns = [message for message in request.messages if message["role"] not in ("system", "developer")]
+    """Why a similar wording is too little."""
     reasons = {
-        "it is a turn of a conversation": len(turns) != 1,
+        "nobody asks": not _turns(request),
         # (What is looked up is the last message: a system message after the question is not the question.)
         "the last message is not the user's": request.messages[-1]["role"] != "user",
-        "it is more than words": not _is_words(request.messages[-1]),
+        "it is more than words": not all(map(_is_words, request.messages)),
         "a seed was given": request.seed is not None,
         "the answer has a form": (request.response_format or {}).get("type", "text") != "text",
         "tokens are weighed": bool(request.logit_bias),
@@ -107,6 +108,10 @@ def _is_more_than_a_question(request: ChatRequest, query: str) -> str | None:
         "a template is filled with something": bool(_PAYLOAD.search(query.strip())),
     }
     return next((why for why, holds in reasons.items() if holds), None)
+
+
+def _turns(request: ChatRequest) -> list[dict[str, Any]]:
+    return [message for message in request.messages if message["role"] not in ("system", "developer")]
 
 
 def _is_words(message: dict[str, Any]) -> bool:

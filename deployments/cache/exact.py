@@ -8,20 +8,22 @@ from __future__ import annotations
 from functools import partial
 
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from configs.routing import CacheRules
 from deployments.cache.answer import Lookup
 from deployments.cache.canonical import cache_keys
 from deployments.cache.patience import Patience
-from deployments.cache.store import get_exact
+from deployments.cache.seal import Open
+from deployments.cache.store import ExactStore
 from deployments.contract import ChatRequest, RequestContext
 
 
 class ExactCache:
     """Answers to exactly the same request."""
 
-    def __init__(self, redis: Redis) -> None:
-        self._redis = redis
+    def __init__(self, redis: Redis, seal: Open) -> None:
+        self._store = ExactStore(redis, seal)
         self._patience = Patience()
 
     async def look_up(self, request: ChatRequest, context: RequestContext, rules: CacheRules) -> Lookup:
@@ -29,22 +31,34 @@ class ExactCache:
         keys = cache_keys(request, context, rules)
         if keys is None:
             return Lookup("bypass")
-        found = await self._patience.ask(partial(get_exact, self._redis, keys.exact), rules.budget_ms)
+        entry = self._store.named(keys.exact)
+        found = await self._patience.ask(partial(self._store.get, entry), rules.budget_ms)
         if found is None:
             # Without its epoch an answer cannot be kept.
             return Lookup("miss", query=keys.query)
         answer, epoch = found
         if answer is not None and context.cache == "use":
-            return Lookup("exact", answer, 0.0, exact_key=keys.exact, scope=keys.scope)
+            return Lookup("exact", answer, 0.0, exact_key=entry, scope=keys.scope)
         return Lookup(
             "miss",
-            exact_key=keys.exact,
-            fingerprint=keys.fingerprint,
+            exact_key=entry,
+            fingerprint=None if keys.fingerprint is None else self._store.named(keys.fingerprint),
             query=keys.query,
             scope=keys.scope,
+            tag=keys.tag,
+            turn=keys.turn,
             epoch=epoch,
             similar_may_serve=context.cache != "refresh"
             and keys.fingerprint is not None
             and rules.mode != "exact",
             only_checks=context.cache == "check",
         )
+
+    async def served(self, lookup: Lookup) -> None:
+        """An entry was of use: it is worth its room."""
+        if lookup.answer is None or lookup.exact_key is None:
+            return
+        try:
+            await self._store.used(lookup.exact_key, lookup.answer)
+        except (RedisError, OSError, TimeoutError):
+            return  # It is counted less than it is worth.

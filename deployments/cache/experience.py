@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 from collections import OrderedDict, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,10 +17,11 @@ from typing import Any
 import numpy as np
 
 from configs.routing import CacheRules
-from deployments.cache.answer import Near
+from deployments.cache.answer import TURN, Near
 from deployments.cache.certificate import Certificate, InForce
 from deployments.cache.guards import may_serve, objections
-from deployments.cache.likeness import FEATURES, Floats, Neighbour, features_of
+from deployments.cache.likeness import FEATURES, SHIPPED, Floats, Likeness, Neighbour, features_of
+from deployments.cache.verified import Verified
 
 Event = dict[str, Any]
 
@@ -30,7 +32,7 @@ MOST_VETOED = 5_000
 """Entries whose false hits are remembered, the newest."""
 
 ALL = "all"
-"""The partition that every request belongs to."""
+"""The partition that every first question belongs to."""
 
 
 @dataclass(frozen=True)
@@ -43,23 +45,26 @@ class Verdict:
     near: tuple[Near, ...] = ()
     features: tuple[float, ...] | None = None
     likely: float | None = None
+    doubtful: bool = False
+    """Whether a verifier should be asked."""
 
 
 class Experience:
     """Of one cache, by one embedder."""
 
     def __init__(self, rules: CacheRules) -> None:
-        self._rules = rules
+        self._rules, self._prior = rules, SHIPPED
         self._certificates: dict[str, Certificate] = {}
         self._joined: dict[str, str] = {}
         self._record: dict[str, list[int]] = defaultdict(lambda: [0, 0])
         self._vetoes: OrderedDict[str, list[Floats]] = OrderedDict()
+        self._verified = Verified()
 
-    def take(self, rules: CacheRules) -> None:
-        """Other rules; what was learned stays."""
-        self._rules = rules
+    def take(self, rules: CacheRules, prior: Likeness = SHIPPED) -> None:
+        """Other rules, or another P(same answer) to begin with; what was learned stays."""
+        self._rules, self._prior = rules, prior
         for certificate in self._certificates.values():
-            certificate.take(rules.wrong_per_request)
+            certificate.take(rules.wrong_per_request, prior)
 
     def decide(self, asked: str, near: Sequence[Near], vector: Floats, partition: str) -> Verdict:
         """What may serve a question with this unit vector."""
@@ -90,17 +95,28 @@ class Experience:
             )
         best = left[0]
         plain = best.distance <= rules.strict_distance and not objections(asked, best.query)
+        plain = plain and not partition.endswith(TURN)
         if plain and not certificate.refutes(1 - rules.strict_distance):
             return Verdict(best, "all but the same words", *known)
+        why = f"P(same answer) {likely:.2f}"
         if rules.mode == "calibrated":
-            good = likely >= rules.likely and not (rules.guards and objections(asked, best.query))
-            return Verdict(best if good else None, f"P(same answer) {likely:.2f}", *known)
-        if rules.mode == "certified" and serves:
-            return Verdict(best, f"P(same answer) {likely:.2f}, certified", *known)
-        return Verdict(None, f"P(same answer) {likely:.2f}", *known)
+            serves = likely >= rules.likely and not (rules.guards and objections(asked, best.query))
+        if serves:
+            return Verdict(best, why if rules.mode == "calibrated" else f"{why}, certified", *known)
+        doubtful = likely >= rules.doubtful and not partition.endswith(TURN)
+        return Verdict(None, why, *known, doubtful=doubtful)
+
+    def serves_verified(self, partition: str) -> bool:
+        """Whether a verifier's yes to a doubtful question is enough."""
+        if self._rules.mode == "calibrated":
+            return True
+        left = self._rules.wrong_per_request - self.certificate(partition).in_force.per_request
+        return self._verified.serves(left)
 
     def certificate(self, partition: str) -> Certificate:
         """The one that judges this partition: its own, once it has labels enough."""
+        if partition.endswith(TURN):
+            return self._of(partition)
         own = self._certificates.get(partition)
         return own if own is not None and own.labels >= OWN else self._of(ALL)
 
@@ -125,12 +141,15 @@ class Experience:
         kind = event["kind"]
         if kind == "saw":
             found = None if event["features"] is None else _checked(event["features"])
-            for name in (event["partition"], ALL):
+            for name in _judges(event["partition"]):
                 self._of(name).saw(found)
+            self._verified.saw(bool(event.get("verified")))
         elif kind == "check":
             features = _checked(event["features"])
-            for name in (event["partition"], ALL):
+            for name in _judges(event["partition"]):
                 self._of(name).learned(features, bool(event["same"]))
+            if event.get("verified"):
+                self._verified.learned(bool(event["same"]))
             self._record[self.group(event["group"])][0 if event["same"] else 1] += 1
         elif kind == "join":
             into, other = self.group(event["into"]), self.group(event["group"])
@@ -146,13 +165,15 @@ class Experience:
         else:
             raise ValueError(f"an event of the kind {kind!r}")
 
+    def hear(self, event: Event) -> None:
+        """Learn what someone else has learned; what another version says is lost, and nothing else."""
+        with contextlib.suppress(KeyError, ValueError, TypeError):
+            self.apply(event)
+
     def apply_all(self, events: Sequence[Event]) -> None:
         """Learn what was kept, and reckon once at the end."""
         for event in events:
-            try:
-                self.apply(event)
-            except (KeyError, ValueError, TypeError):
-                continue  # Of another version: what it says is lost, and nothing else.
+            self.hear(event)
         for certificate in self._certificates.values():
             certificate.renew()
 
@@ -171,10 +192,20 @@ class Experience:
         """How many checks there were, and what is in force, by partition."""
         return {name: (one.labels, one.in_force) for name, one in sorted(self._certificates.items())}
 
+    def verifier(self) -> dict[str, Any]:
+        """What is known of the verifier's yeses."""
+        known = self._verified
+        return {"labels": known.labels, "wrong": known.wrong, "per_request": known.per_request()}
+
     def _of(self, partition: str) -> Certificate:
         if partition not in self._certificates:
-            self._certificates[partition] = Certificate(self._rules.wrong_per_request)
+            self._certificates[partition] = Certificate(self._rules.wrong_per_request, prior=self._prior)
         return self._certificates[partition]
+
+
+def _judges(partition: str) -> tuple[str, ...]:
+    """The partitions that learn from what happens in one."""
+    return (partition,) if partition.endswith(TURN) else (partition, ALL)
 
 
 def _checked(features: Sequence[float]) -> Floats:
@@ -185,19 +216,26 @@ def _checked(features: Sequence[float]) -> Floats:
     return found
 
 
-def saw(partition: str, features: Sequence[float] | None) -> Event:
-    """A request came."""
-    return {"kind": "saw", "partition": partition, "features": None if features is None else list(features)}
+def saw(partition: str, features: Sequence[float] | None, verified: bool = False) -> Event:
+    """A request came; `verified`: a verifier was asked about it and said yes."""
+    known = None if features is None else list(features)
+    return {"kind": "saw", "partition": partition, "features": known, "verified": verified}
 
 
-def check(partition: str, features: Sequence[float], group: str, same: bool) -> Event:
-    """A request was answered afresh, and its nearest entry's answer says the same or not."""
-    return {"kind": "check", "partition": partition, "features": list(features), "group": group, "same": same}
+def check(partition: str, features: Sequence[float], group: str, same: bool, verified: bool = False) -> Event:
+    """A request was answered afresh, and its nearest entry's answer says the same or not; `verified`: as above."""
+    known = {"partition": partition, "features": list(features), "group": group}
+    return {"kind": "check", **known, "same": same, "verified": verified}
 
 
 def join(group: str, into: str) -> Event:
     """Two groups' answers say the same."""
     return {"kind": "join", "group": group, "into": into}
+
+
+def vetoed(event: Event) -> str | None:
+    """The entry that an event speaks against."""
+    return event.get("entry") if event.get("kind") == "veto" else None
 
 
 def veto(entry: str, vector: bytes) -> Event:

@@ -96,13 +96,13 @@ class Likeness:
 SHIPPED = Likeness(PRIOR)
 
 
-def fitted(features: Floats, same: npt.NDArray[np.bool_]) -> Likeness:
-    """The model that labels speak for, drawn to `PRIOR` where they say little (Newton's method, in steps that are
+def fitted(features: Floats, same: npt.NDArray[np.bool_], prior: Floats = PRIOR) -> Likeness:
+    """The model that labels speak for, drawn to `prior` where they say little (Newton's method, in steps that are
     never so long that they overshoot)."""
-    columns, weights = _columns(features), PRIOR.copy()
+    columns, weights = _columns(features), prior.copy()
     for _ in range(50):
         likely = _logistic(columns @ weights)
-        slope = columns.T @ (likely - same) + PULL * (weights - PRIOR)
+        slope = columns.T @ (likely - same) + PULL * (weights - prior)
         curve = (columns * (likely * (1 - likely))[:, None]).T @ columns + PULL * np.eye(len(weights))
         step = np.linalg.solve(curve, slope)
         longest = float(np.abs(step).max())

@@ -12,6 +12,9 @@ from redis.exceptions import RedisError
 COOL_DOWN_SECONDS = 1.0
 """After a failure of Redis, lookups are misses for this long, so that nobody waits for a dead one."""
 
+FAILURES = (RedisError, OSError, TimeoutError)
+"""What a Redis that is away raises."""
+
 T = TypeVar("T")
 
 logger = logging.getLogger("ray.serve")

@@ -8,8 +8,9 @@ reads prolong an entry's life.
 from __future__ import annotations
 
 import json
+import logging
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -24,28 +25,26 @@ from redisvl.index import AsyncSearchIndex
 
 from deployments.cache.answer import CachedAnswer, Near
 from deployments.cache.experience import Event
+from deployments.cache.seal import Open, Unreadable
+from deployments.cache.space import DROP, MOVE, PINNED, PUT, TOUCH, TRIM, size_of, worth_of
+
+logger = logging.getLogger("ray.serve")
 
 EXACT = "gq:exact:"
 EPOCH = "gq:cache:epoch"
 """Raised by whatever forgets entries: an answer that was asked for before is not kept afterwards."""
 
-LAYOUT = 3
+SEMANTIC = "gq:semantic"
+LAYOUT = 4
 """Part of the index's name: raise it when its fields change."""
 
 KEPT_EVENTS = 40_000
-_LOOKED_AT = ("query", "group", "expires_at", "distance")
-_SHOWN = ("query", "group", "expires_at", "answer", "variant")
+NEVER = 1e12
+"""Seconds since 1970: when something expires that does not."""
 
-PUT = """
-if (redis.call('GET', KEYS[1]) or '0') ~= ARGV[1] then return 0 end
-redis.call('SET', KEYS[2], ARGV[2], 'EX', ARGV[3])
-if #ARGV > 3 then
-  redis.call('HSET', KEYS[3], unpack(ARGV, 4))
-  redis.call('EXPIRE', KEYS[3], ARGV[3])
-end
-return 1
-"""
-"""Both forms of an entry, or none where the epoch is another one."""
+BATCH = 1000
+_LOOKED_AT = ("query", "group", "expires_at", "distance")
+_SHOWN = ("query", "group", "expires_at", "answer", "variant", "tag")
 
 
 def connect(url: str) -> Redis:
@@ -60,17 +59,11 @@ def connect(url: str) -> Redis:
     )
 
 
-async def get_exact(redis: Redis, key: str) -> tuple[CachedAnswer | None, str]:
-    """The answer to exactly this request, and the epoch in which there was none. Raises `RedisError`."""
-    value, epoch = await redis.mget(EXACT + key, EPOCH)
-    return (_load(value) if value else None), _text(epoch or "0")
-
-
 @dataclass(frozen=True)
 class Kept:
     """What is kept of an answer. `key`: its exact key, which is also the entry's id; `epoch`: of when it was asked
-    for; `scope`: who may be served; `seconds`: its life. The rest is None where no similar question may be
-    served."""
+    for; `scope`: who may be served; `seconds`: its life (`PINNED`: until it is forgotten); `tag`: what it rests
+    on. The rest is None where no similar question may be served."""
 
     key: str
     answer: CachedAnswer
@@ -81,38 +74,84 @@ class Kept:
     embedding: bytes | None = None
     query: str = ""
     group: str = ""
+    tag: str = ""
 
 
 @dataclass(frozen=True)
 class Shown:
-    """An entry as people see it. `expires_at`: seconds since 1970."""
+    """An entry as people see it. `expires_at`: seconds since 1970, None for a pinned one."""
 
     entry: str
     query: str
     group: str
     variant: str
     answer: CachedAnswer
-    expires_at: float
+    expires_at: float | None
     distance: float | None = None
+    tag: str = ""
 
 
-class CacheStore:
-    """Entries of one Redis, by one embedder. Methods raise `RedisError` where it is away."""
+@dataclass(frozen=True)
+class Room:
+    """What is kept: entries, their size (bytes, roughly)."""
 
-    def __init__(self, redis: Redis, dimensions: int, embedder: str) -> None:
-        self._redis = redis
-        self.name = f"gq:semantic{LAYOUT}:{embedder}"
-        self._prefix = f"{self.name}:entry"
+    entries: int
+    size: int
+
+
+class ExactStore:
+    """Entries of one Redis by their keys. Methods raise `RedisError` where it is away."""
+
+    def __init__(self, redis: Redis, seal: Open) -> None:
+        self._redis, self._seal = redis, seal
+        self._exact = f"{EXACT}{seal.name}:"
+        book = f"gq:cache:{seal.name}"
+        self._worth, self._sizes, self._bytes, self._clock = (
+            f"{book}:{name}" for name in ("worth", "sizes", "bytes", "clock")
+        )
+        self._touch = redis.register_script(TOUCH)
+
+    def named(self, key: str) -> str:
+        """A key, as entries are named by it."""
+        return self._seal.named(key)
+
+    async def get(self, key: str) -> tuple[CachedAnswer | None, str]:
+        """The answer to exactly this request, and the epoch in which there was none."""
+        value, epoch = await self._redis.mget(self._exact + key, EPOCH)
+        return (self._load(value, key) if value else None), _text(epoch or "0")
+
+    async def used(self, entry: str, answer: CachedAnswer) -> None:
+        """It served once more: it is worth more room."""
+        size = size_of(json.dumps(asdict(answer)), "", None)
+        await self._touch(keys=[self._worth, self._clock], args=[entry, worth_of(answer, size)])
+
+    def _load(self, value: bytes | str, entry: str) -> CachedAnswer | None:
+        """A kept answer; None for one that is none: whoever put it there, it is not served."""
+        try:
+            return CachedAnswer(**json.loads(self._seal.open(_text(value), entry)))
+        except (Unreadable, ValueError, TypeError) as error:
+            logger.warning("a kept answer cannot be read: %s", error)
+            return None
+
+
+class CacheStore(ExactStore):
+    """The same, and by their vectors, which are by one embedder."""
+
+    def __init__(self, redis: Redis, dimensions: int, embedder: str, seal: Open) -> None:
+        super().__init__(redis, seal)
+        self._all_ours = f"{SEMANTIC}{LAYOUT}:{seal.name}:"
+        self.name = f"{self._all_ours}{embedder}"
+        self._entry = f"{self.name}:entry:"
         self._events = f"{self.name}:events"
-        self._put = redis.register_script(PUT)
+        self._put, self._drop, self._trim, self._move = (
+            redis.register_script(script) for script in (PUT, DROP, TRIM, MOVE)
+        )
         vectors = {"dims": dimensions, "algorithm": "hnsw", "distance_metric": "cosine", "datatype": "float32"}
         self._index = AsyncSearchIndex.from_dict(
             {
-                "index": {"name": self.name, "prefix": self._prefix, "storage_type": "hash"},
+                "index": {"name": self.name, "prefix": self._entry.removesuffix(":"), "storage_type": "hash"},
                 "fields": [
-                    {"name": "fingerprint", "type": "tag"},
-                    {"name": "scope", "type": "tag"},
-                    {"name": "variant", "type": "tag"},
+                    *({"name": name, "type": "tag"} for name in ("fingerprint", "scope", "variant", "tag")),
                     {"name": "embedding", "type": "vector", "attrs": vectors},
                 ],
             },
@@ -125,68 +164,102 @@ class CacheStore:
         found = await self._search(f"@fingerprint:{{{fingerprint}}}", _LOOKED_AT, embedding=embedding, count=count)
         now = time.time()
         return [
-            Near(entry, fields.get("query", ""), float(fields["distance"]), fields.get("group", entry))
+            Near(entry, query, float(fields["distance"]), fields.get("group", entry))
             for entry, fields in found
-            if float(fields["expires_at"]) >= now
+            if float(fields["expires_at"]) >= now and (query := self._query(entry, fields)) is not None
         ]
 
     async def answers(self, entries: Sequence[str]) -> dict[str, CachedAnswer]:
         """Those of these entries that are still there."""
         pipeline = self._redis.pipeline(transaction=False)
         for entry in entries:
-            pipeline.hget(f"{self._prefix}:{entry}", "answer")
+            pipeline.hget(self._entry + entry, "answer")
         found = await pipeline.execute()
-        return {entry: _load(value) for entry, value in zip(entries, found, strict=True) if value}
+        loaded = {entry: self._load(value, entry) for entry, value in zip(entries, found, strict=True) if value}
+        return {entry: answer for entry, answer in loaded.items() if answer is not None}
 
     async def put(self, kept: Kept) -> bool:
         """Keep an answer; reading it does not prolong its life. False where something was forgotten since it was
         asked for."""
+        body = self._seal.close(json.dumps(asdict(kept.answer)), kept.key)
         fields: dict[str, str | bytes] = {}
+        query = ""
         if kept.fingerprint is not None and kept.embedding is not None:
             await self._ensure_index()
+            query = self._seal.close(kept.query, f"{kept.key}:query")
             fields = {
                 "fingerprint": kept.fingerprint,
                 "scope": kept.scope,
                 "variant": kept.answer.variant,
+                "tag": kept.tag,
                 "embedding": kept.embedding,
-                "query": kept.query,
+                "query": query,
                 "group": kept.group or kept.key,
-                "expires_at": str(time.time() + kept.seconds),
+                "expires_at": str(NEVER if kept.seconds == PINNED else time.time() + kept.seconds),
+                "answer": body,
             }
-        body = json.dumps(asdict(kept.answer))
-        fields |= {"answer": body} if fields else {}
         pairs = [part for pair in fields.items() for part in pair]
+        size = size_of(body, query, kept.embedding if fields else None)
+        books = [self._worth, self._sizes, self._bytes, self._clock]
         done = await self._put(
-            keys=[EPOCH, EXACT + kept.key, f"{self._prefix}:{kept.key}"],
-            args=[kept.epoch, body, kept.seconds, *pairs],
+            keys=[EPOCH, self._exact + kept.key, self._entry + kept.key, *books],
+            args=[kept.epoch, body, kept.seconds, kept.key, size, worth_of(kept.answer, size), *pairs],
         )
         return bool(done)
 
+    async def pin(self, entries: Sequence[str]) -> int:
+        """Let these stay until they are forgotten, whatever else comes. Returns how many there were."""
+        there = 0
+        for entry in entries:
+            if not await self._redis.exists(self._entry + entry):
+                continue
+            pipeline = self._redis.pipeline(transaction=True)
+            pipeline.persist(self._exact + entry)
+            pipeline.persist(self._entry + entry)
+            pipeline.hset(self._entry + entry, "expires_at", str(NEVER))
+            pipeline.zrem(self._worth, entry)
+            await pipeline.execute()
+            there += 1
+        return there
+
     async def shown(
-        self, scope: str, *, embedding: bytes | None = None, variant: str | None = None, count: int = 20
+        self,
+        scope: str,
+        *,
+        embedding: bytes | None = None,
+        variant: str | None = None,
+        tag: str | None = None,
+        count: int = 20,
     ) -> list[Shown]:
         """Entries of this scope: those nearest to a vector, nearest first, or any."""
-        wanted = f"@scope:{{{_tag(scope)}}}" + (f" @variant:{{{_tag(variant)}}}" if variant else "")
-        now = time.time()
-        return [
-            Shown(
-                entry,
-                fields.get("query", ""),
-                fields.get("group", entry),
-                fields.get("variant", ""),
-                _load(fields["answer"]),
-                float(fields["expires_at"]),
-                float(fields["distance"]) if "distance" in fields else None,
-            )
-            for entry, fields in await self._search(wanted, _SHOWN, embedding=embedding, count=count)
-            if float(fields["expires_at"]) >= now
-        ]
+        tags = {"scope": scope, "variant": variant, "tag": tag}
+        wanted = " ".join(f"@{name}:{{{_tag(value)}}}" for name, value in tags.items() if value)
+        found = await self._search(wanted, _SHOWN, embedding=embedding, count=count)
+        shown = [self._shown(entry, fields) for entry, fields in found]
+        return [one for one in shown if one is not None]
+
+    def _shown(self, entry: str, fields: dict[str, str]) -> Shown | None:
+        """None for one that is over, or cannot be read."""
+        answer, query = self._load(fields["answer"], entry), self._query(entry, fields)
+        expires = float(fields["expires_at"])
+        if answer is None or query is None or expires < time.time():
+            return None
+        return Shown(
+            entry,
+            query,
+            fields.get("group", entry),
+            fields.get("variant", ""),
+            answer,
+            None if expires == NEVER else expires,
+            float(fields["distance"]) if "distance" in fields else None,
+            fields.get("tag", ""),
+        )
 
     async def of_scope(self, scope: str, entries: Sequence[str]) -> list[str]:
         """Those of these entries that are of this scope."""
         pipeline = self._redis.pipeline(transaction=False)
         for entry in entries:
-            pipeline.hget(f"{self._prefix}:{entry}", "scope")
+            pipeline.hget(self._entry + entry, "scope")
         found = await pipeline.execute()
         return [entry for entry, its in zip(entries, found, strict=True) if its and _text(its) == scope]
 
@@ -195,50 +268,132 @@ class CacheStore:
         before now is not kept. Returns how many entries there were."""
         if not entries:
             return 0
-        pipeline = self._redis.pipeline(transaction=True)
-        pipeline.incr(EPOCH)
-        for entry in entries:
-            pipeline.unlink(EXACT + entry)
-            pipeline.unlink(f"{self._prefix}:{entry}")
-        _, *gone = await pipeline.execute()
-        return sum(1 for exact, similar in zip(gone[::2], gone[1::2], strict=True) if exact or similar)
+        await self._redis.incr(EPOCH)
+        return await self._gone(entries)
+
+    async def _gone(self, entries: Sequence[str]) -> int:
+        books = [self._worth, self._sizes, self._bytes]
+        there = 0
+        for begin in range(0, len(entries), BATCH):
+            args = [self._exact, self._entry, *entries[begin : begin + BATCH]]
+            there += int(await self._drop(keys=books, args=args))
+        return there
 
     async def clear(self) -> int:
         """Delete every entry; returns how many there were."""
-        deleted = 0
         await self._redis.incr(EPOCH)
-        for pattern in (f"{EXACT}*", f"{self._prefix}:*"):
-            batch: list[bytes] = []
-            async for key in self._redis.scan_iter(pattern, count=1000):
-                batch.append(key)
-                if len(batch) == 1000:
-                    deleted += int(await self._redis.unlink(*batch))
-                    batch = []
-            if batch:
-                deleted += int(await self._redis.unlink(*batch))
+        deleted = 0
+        async for entries in self._kept():
+            deleted += await self._gone(entries)
         return deleted
 
-    async def note(self, events: Sequence[Event]) -> None:
-        """Keep what was learned; the oldest goes."""
+    async def trim(self, most_bytes: int) -> int:
+        """Delete what is worth least until the rest is no larger; returns how many went."""
+        books = [self._worth, self._sizes, self._bytes, self._clock]
+        return int(await self._trim(keys=books, args=[self._exact, self._entry, most_bytes]))
+
+    async def count_out(self) -> int:
+        """Take what has expired off the books; returns how many those were."""
+        gone: list[str] = []
+        async for entries in self._kept():
+            pipeline = self._redis.pipeline(transaction=False)
+            for entry in entries:
+                pipeline.exists(self._exact + entry)
+            there = await pipeline.execute()
+            gone += [entry for entry, is_there in zip(entries, there, strict=True) if not is_there]
+        await self._gone(gone)
+        return len(gone)
+
+    async def room(self) -> Room:
+        """How much is kept; what has expired is counted until `count_out`."""
+        entries, size = await self._redis.hlen(self._sizes), await self._redis.get(self._bytes)
+        return Room(int(entries), int(size or 0))
+
+    async def _kept(self) -> AsyncIterator[list[str]]:
+        """All entries on the books, many at a time."""
+        batch: list[str] = []
+        async for entry, _ in self._redis.hscan_iter(self._sizes, count=BATCH):
+            batch.append(_text(entry))
+            if len(batch) == BATCH:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+
+    async def note(self, events: Sequence[Event], by: str) -> None:
+        """Keep what this replica has learned, for all others and the next start; the oldest goes."""
         pipeline = self._redis.pipeline(transaction=False)
-        pipeline.rpush(self._events, *(json.dumps(event) for event in events))
-        pipeline.ltrim(self._events, -KEPT_EVENTS, -1)
+        for event in events:
+            said = {"event": json.dumps(event), "by": by}
+            pipeline.xadd(self._events, said, maxlen=KEPT_EVENTS, approximate=True)  # type: ignore[arg-type]
         await pipeline.execute()
 
-    async def events(self) -> list[Event]:
-        """What was learned, the oldest first."""
-        return [json.loads(one) for one in await self._redis.lrange(self._events, 0, -1)]
+    async def events(self, after: str = "0") -> list[tuple[str, str, Event]]:
+        """What was learned after that one, the oldest first: its place, the replica, and what."""
+        return await self._events_of(self.name, after)
 
-    async def counts(self) -> dict[str, int]:
-        """Entries by kind."""
-        counted = {"exact": 0, "semantic": 0}
-        for kind, pattern in (("exact", f"{EXACT}*"), ("semantic", f"{self._prefix}:*")):
-            async for _ in self._redis.scan_iter(pattern, count=1000):
-                counted[kind] += 1
-        return counted
+    async def _events_of(self, index: str, after: str = "0") -> list[tuple[str, str, Event]]:
+        begin = "-" if after == "0" else f"({after}"
+        found: Any = await self._redis.xrange(f"{index}:events", min=begin)
+        return [
+            (_text(place), _text(fields[b"by"]), json.loads(_text(fields[b"event"]))) for place, fields in found
+        ]
 
     async def ping(self) -> None:
         await self._redis.ping()
+
+    async def discard_strangers(self) -> int:
+        """Delete what another key has sealed, or none, and what another version has kept: nobody can read it.
+        Returns how many names that were."""
+        for name in await self._indexes():
+            if not name.startswith(self._all_ours):
+                await self._redis.execute_command("FT.DROPINDEX", name)  # type: ignore[no-untyped-call]
+        deleted, batch = 0, list[bytes]()
+        book = self._worth.removesuffix("worth")
+        ours = tuple(name.encode() for name in (self._exact, self._all_ours, book, EPOCH))
+        for pattern in (f"{EXACT}*", f"{SEMANTIC}*", "gq:cache:*"):
+            async for name in self._redis.scan_iter(pattern, count=BATCH):
+                if not name.startswith(ours):
+                    batch.append(name)
+        for begin in range(0, len(batch), BATCH):
+            deleted += int(await self._redis.unlink(*batch[begin : begin + BATCH]))
+        return deleted
+
+    async def remove(self) -> None:
+        """Everything that is of this store, its index and books too."""
+        await self.clear()
+        await self._ensure_index()
+        await self._redis.execute_command("FT.DROPINDEX", self.name)  # type: ignore[no-untyped-call]
+        await self._redis.unlink(self._events, self._worth, self._sizes, self._bytes, self._clock)
+        self._indexed = False
+
+    async def move_here(
+        self, embed: Callable[[str], Awaitable[bytes]], refused: Callable[[Event], str | None]
+    ) -> int:
+        """Give what another embedder has found a vector of this one's: its index is gone afterwards. `refused`:
+        the entry that an event speaks against, which is not taken along (whom it was refused to cannot be told
+        without the old vectors). Returns how many entries came."""
+        moved = 0
+        for name in await self._indexes():
+            if name == self.name or not name.startswith(self._all_ours):
+                continue
+            bad = {refused(event) for _, _, event in await self._events_of(name)}
+            async for key in self._redis.scan_iter(f"{name}:entry:*", count=BATCH):
+                entry = _text(key).removeprefix(f"{name}:entry:")
+                fields = {_text(part): value for part, value in (await self._redis.hgetall(key)).items()}
+                query = self._query(entry, {"query": _text(fields.get("query", ""))})
+                if entry not in bad and query:
+                    vector = await embed(query)
+                    moved += int(await self._move(keys=[key, self._entry + entry], args=["embedding", vector]))
+                await self._redis.unlink(key)
+            await self._redis.execute_command("FT.DROPINDEX", name)  # type: ignore[no-untyped-call]
+            await self._redis.unlink(f"{name}:events")
+        return moved
+
+    async def _indexes(self) -> list[str]:
+        """Of every cache that has been in this Redis."""
+        names = await self._redis.execute_command("FT._LIST")  # type: ignore[no-untyped-call]
+        return [_text(name) for name in names if _text(name).startswith(SEMANTIC)]
 
     async def _search(
         self, wanted: str, fields: Sequence[str], *, embedding: bytes | None, count: int
@@ -259,7 +414,15 @@ class CacheStore:
             # Redis was restarted empty and has lost the index; the next lookup makes it again.
             self._indexed = False
             raise
-        return [(key.removeprefix(f"{self._prefix}:"), found) for key, found in _results(reply)]
+        return [(key.removeprefix(self._entry), found) for key, found in _results(reply)]
+
+    def _query(self, entry: str, fields: dict[str, str]) -> str | None:
+        """An entry's question; None for one that cannot be read."""
+        try:
+            return self._seal.open(fields.get("query", ""), f"{entry}:query")
+        except Unreadable as error:
+            logger.warning("a kept question cannot be read: %s", error)
+            return None
 
     async def _ensure_index(self) -> None:
         if self._indexed:
@@ -282,10 +445,6 @@ def as_bytes(vector: npt.NDArray[np.float32]) -> bytes:
 def _tag(value: str) -> str:
     """A tag's value in a query: whatever is in it, it is one word."""
     return "".join(one if one.isalnum() or one == "_" else f"\\{one}" for one in value)
-
-
-def _load(value: bytes | str) -> CachedAnswer:
-    return CachedAnswer(**json.loads(value))
 
 
 def _results(reply: Any) -> list[tuple[str, dict[str, str]]]:

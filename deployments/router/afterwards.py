@@ -1,4 +1,4 @@
-"""What is done when nobody waits any more: shadow runs, checks of what the cache has served, keeping answers."""
+"""What is done when nobody waits any more: shadow runs, asking anew what the cache has served, keeping answers."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from deployments.chunks import fold
 from deployments.contract import ChatError, ChatRequest, RequestContext
 from deployments.ledger.journal import Journal
 from deployments.ledger.opinions import shadow_row
+from deployments.ledger.record import cost_of
 from deployments.router.pace import Pace
 from deployments.router.plans import Asking
 from deployments.router.reader import GONE, Reader
@@ -25,10 +26,10 @@ from deployments.router.shadows import agreement, drawn
 
 logger = logging.getLogger("ray.serve")
 
-CHECK_PATIENCE_SECONDS = 600
-"""A cached answer that could not be checked by then is not."""
+IDLE_PATIENCE_SECONDS = 600
+"""A cached answer that could not be asked for anew by then is not."""
 
-MOST_CHECKS = 20
+MOST_ASKED_ANEW = 20
 """That wait for an idle moment."""
 
 Chat = Callable[[ChatRequest, RequestContext], AsyncIterator[Any]]
@@ -41,7 +42,7 @@ class Afterwards:
         self._reader, self._pace, self._journal, self._catalog = reader, pace, journal, catalog
         self._chat = chat
         self._pending: set[asyncio.Task[None]] = set()
-        self._checks = 0
+        self._asked_anew: set[str] = set()
 
     def later(self, work: Coroutine[Any, Any, None]) -> None:
         """What nobody waits for."""
@@ -49,42 +50,54 @@ class Afterwards:
         self._pending.add(task)
         task.add_done_callback(self._pending.discard)
 
-    def keep(self, chunks: list[ChatCompletionChunk], lookup: Lookup) -> bool:
-        """Give the cache a whole answer that ended by itself; whether it is one."""
+    def keep(self, chunks: list[ChatCompletionChunk], lookup: Lookup, seconds: float) -> bool:
+        """Give the cache a whole answer that ended by itself, and took so long; whether it is one."""
         answer = fold(chunks)
         if any(choice.finish_reason != "stop" for choice in answer.choices):
             return False
         if not any(choice.message.content for choice in answer.choices):
             return False
-        self.later(self._reader.keep(CachedAnswer.of(answer), lookup))
+        usage = answer.usage
+        cost = cost_of(answer.model, usage.prompt_tokens, usage.completion_tokens, self._catalog) if usage else 0.0
+        self.later(self._reader.keep(CachedAnswer.of(answer, seconds, cost), lookup))
         return True
 
-    def check(self, request: ChatRequest, context: RequestContext, lookup: Lookup, share: float) -> None:
-        """A share of what was served from similar questions' answers is asked afresh, drawn by chance."""
-        is_drawn = lookup.outcome == "semantic" and drawn(context.request_id, share)
-        if is_drawn and self._checks < MOST_CHECKS:
-            self._checks += 1
-            self.later(self._check(request, context))
+    def served(self, request: ChatRequest, context: RequestContext, lookup: Lookup, share: float) -> None:
+        """The cache has answered. What was stale is asked for anew; and a share of what was served from similar
+        questions' answers is asked afresh, drawn by chance."""
+        self.later(self._reader.served(lookup))
+        if lookup.answer is not None and lookup.answer.stale:
+            self._ask_anew(request, replace(context, request_id=f"{context.request_id}-fresh", cache="refresh"))
+        elif lookup.outcome == "semantic" and drawn(context.request_id, share):
+            self._ask_anew(request, replace(context, request_id=f"{context.request_id}-check", cache="check"))
 
-    async def _check(self, request: ChatRequest, context: RequestContext) -> None:
-        """Once nothing else is to do. It is a request like any other, with a row of its own in the Ledger; the
-        cache compares the two answers when it is given the fresh one."""
+    def _ask_anew(self, request: ChatRequest, context: RequestContext) -> None:
+        """Once nothing else is to do; the same only once."""
+        body = request.model_dump_json()
+        if body in self._asked_anew or len(self._asked_anew) >= MOST_ASKED_ANEW:
+            return
+        self._asked_anew.add(body)
+        self.later(self._anew(request, context, body))
+
+    async def _anew(self, request: ChatRequest, context: RequestContext, body: str) -> None:
+        """It is a request like any other, with a row of its own in the Ledger; the cache keeps the fresh answer,
+        or compares the two, when it is given it."""
         try:
             if not await self._idle():
                 return
-            asked = replace(context, request_id=f"{context.request_id}-check", cache="check", received=time.time())
+            asked = replace(context, received=time.time())
             steps = self._chat(request.model_copy(update={"stream": False}), asked)
             async with aclosing(steps) as answer:  # type: ignore[type-var]
                 async for _ in answer:
                     pass
         except ChatError as error:
-            logger.warning("a cached answer was not checked: %s", error)
+            logger.warning("a cached answer was not asked for anew: %s", error)
         finally:
-            self._checks -= 1
+            self._asked_anew.discard(body)
 
     async def _idle(self) -> bool:
         """Wait until nobody waits for an answer; whether that came."""
-        for _ in range(CHECK_PATIENCE_SECONDS):
+        for _ in range(IDLE_PATIENCE_SECONDS):
             await asyncio.sleep(1)
             if not self._pace.busy:
                 return True

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
+
+from openai.types.chat import ChatCompletionChunk
+from pydantic import TypeAdapter
 
 CacheOutcome = Literal["exact", "semantic", "coalesced", "miss", "bypass"]
 HITS = ("exact", "semantic", "coalesced")
@@ -97,3 +101,33 @@ class Routed:
     """When the kept answer was given, seconds since 1970."""
     given: Given | None = None
     """The entry that gave it, or that is made of it."""
+
+
+Item = Routed | ChatCompletionChunk
+"""What an answer consists of on its way through the Router."""
+
+_DECISION = TypeAdapter(RouteDecision)
+
+
+def to_json(item: Item) -> dict[str, Any]:
+    """An item, for another Router."""
+    if isinstance(item, ChatCompletionChunk):
+        return {"chunk": item.model_dump(mode="json", exclude_unset=True)}
+    given = item.given and {**asdict(item.given), "embedding": _base64(item.given.embedding)}
+    return {"routed": {**asdict(item), "given": given}}
+
+
+def from_json(said: dict[str, Any]) -> Item:
+    """The item again. Raises `ValueError`."""
+    if "chunk" in said:
+        return ChatCompletionChunk.model_validate(said["chunk"])
+    fields = dict(said["routed"])
+    given = fields["given"]
+    if given is not None:
+        embedding = given["embedding"]
+        given = Given(**{**given, "embedding": None if embedding is None else base64.b64decode(embedding)})
+    return Routed(**{**fields, "decision": _DECISION.validate_python(fields["decision"]), "given": given})
+
+
+def _base64(value: bytes | None) -> str | None:
+    return None if value is None else base64.b64encode(value).decode()

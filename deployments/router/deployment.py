@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import collections
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
@@ -21,6 +20,7 @@ from configs.home import home
 from configs.profile import Profile
 from configs.routing import Routing
 from deployments.cache.answer import Lookup
+from deployments.cache.store import connect
 from deployments.contract import ChatError, ChatRequest, RequestContext
 from deployments.ledger.journal import Journal
 from deployments.ledger.record import Progress, QueryRecord
@@ -30,24 +30,25 @@ from deployments.router.bandit import Bandit
 from deployments.router.calibration import Calibration, CalibrationError, load_calibration, nothing
 from deployments.router.canary import CanaryRules
 from deployments.router.conversations import Conversations, Turn
-from deployments.router.decision import HITS, Routed, RouteDecision
+from deployments.router.decision import Item, Routed, RouteDecision
 from deployments.router.escalation import Judges
 from deployments.router.failures import CoolDowns, has_content
 from deployments.router.flights import Flights
 from deployments.router.given import GivenAnswers, given_by
+from deployments.router.lookups import Lookups
 from deployments.router.pace import Pace
 from deployments.router.plans import Asking, committed, ended
 from deployments.router.reader import Reader
 from deployments.router.rules import AUTO, Rules, Situation, resolve_model
 from deployments.router.shadows import drawn
+from deployments.router.shared_flights import SharedFlights
+from deployments.router.taking_over import going_on, the_rest
 from deployments.router.variants import Variants
 from deployments.serving import deployment
 
 logger = logging.getLogger("ray.serve")
 
 LATENCY_BUCKETS = [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300]
-
-Item = Routed | ChatCompletionChunk
 
 
 @dataclass(frozen=True)
@@ -75,12 +76,12 @@ class Router:
         self._rules: Rules
         self._reader = Reader(profile, redis_url, cache, classifier)
         self._variants = Variants(profile, catalog, variants)
-        self._outcomes: collections.Counter[str] = collections.Counter()
-        self._tokens_saved = 0
+        self._seen_lookups = Lookups()
         self._journal = Journal(home().journal)
         self._pace, self._cool_downs, self._conversations = Pace(), CoolDowns(), Conversations()
         self._bandit, self._given = Bandit(0.0), GivenAnswers()
         self._flights: Flights[list[Item]] = Flights()
+        self._shared_flights = SharedFlights(connect(redis_url)) if profile.limits.routers > 1 else None
         self._afterwards = Afterwards(self._reader, self._pace, self._journal, catalog, self.chat)
         self._decisions = Counter(
             "groupqwen_route_decisions", "Decisions by variant and task.", ("variant", "task")
@@ -174,10 +175,31 @@ class Router:
         flight = self._flights.join(key)
         joined = flight is not None
         if flight is None:
-            flight = self._flights.start(key, self._found(request, context, lookup, record))
+            flight = self._flights.start(key, self._once(key, request, context, lookup, record))
         async with aclosing(flight.listen()) as heard:  # type: ignore[type-var]
             async for items in heard:
                 yield [self._shared(item, context, record) for item in items] if joined else items
+
+    def _once(
+        self,
+        key: tuple[object, ...],
+        request: ChatRequest,
+        context: RequestContext,
+        lookup: Lookup,
+        record: QueryRecord,
+    ) -> AsyncGenerator[list[Item], None]:
+        """The answer, made here, or by another Router that was asked the same."""
+        if self._shared_flights is None:
+            return self._found(request, context, lookup, record)
+
+        def answer(said: list[Item]) -> AsyncGenerator[list[Item], None]:
+            if not said:
+                return self._found(request, context, lookup, record)
+            # (Two have said it: nobody keeps it.)
+            return the_rest(said, self._found(going_on(request, said), context, Lookup("bypass"), record))
+
+        name = "|".join(map(str, key))
+        return self._shared_flights.fly(name, answer, lambda item: self._shared(item, context, record))
 
     def _shared(self, item: Item, context: RequestContext, record: QueryRecord) -> Item:
         """What one who joined hears: the same, as an answer to its own request."""
@@ -211,7 +233,7 @@ class Router:
         self._seen(lookup)
         given = given_by(context, lookup)
         self._given.note(context.request_id, given)
-        self._afterwards.check(request, context, lookup, self._rules.routing.cache.checked)
+        self._afterwards.served(request, context, lookup, self._rules.routing.cache.checked)
         record.route(decision, lookup.outcome, lookup.distance)
         assert lookup.answer is not None
         yield [
@@ -273,7 +295,8 @@ class Router:
         sure = answering.attempts[-1].confidence if answering.attempts else None
         confident = sure is None or sure >= self._rules.routing.cache.confident
         may = lookup.storable and answering.one_voice and confident
-        if may and self._afterwards.keep(kept, lookup):
+        seconds = time.time() - asking.context.received
+        if may and self._afterwards.keep(kept, lookup, seconds):
             self._given.note(asking.context.request_id, given_by(asking.context, lookup))
         elif lookup.features is not None and (lookup.only_checks or not confident):
             self._afterwards.later(self._reader.doubt(lookup))
@@ -284,9 +307,7 @@ class Router:
         if lookup.only_checks:
             return
         self._lookups.inc(tags={"outcome": lookup.outcome})
-        self._outcomes[lookup.outcome] += 1
-        if lookup.answer is not None:
-            self._tokens_saved += lookup.answer.completion_tokens
+        self._seen_lookups.seen(lookup)
 
     @asynccontextmanager
     async def _started(self, asking: Asking) -> AsyncIterator[_Started]:
@@ -330,13 +351,7 @@ class Router:
 
     async def cache_outcomes(self) -> dict[str, Any]:
         """How lookups have ended since the start, and what the hits among them have saved."""
-        hits = sum(self._outcomes[kind] for kind in HITS)
-        asked = hits + self._outcomes["miss"]
-        return {
-            "outcomes": {kind: self._outcomes[kind] for kind in (*HITS, "miss", "bypass")},
-            "hit_rate": hits / asked if asked else None,
-            "completion_tokens_saved": self._tokens_saved,
-        }
+        return self._seen_lookups.report()
 
     async def models(self) -> list[dict[str, Any]]:
         """What each variant is and does, for `/v1/models`."""

@@ -16,6 +16,7 @@ from configs.profile import Profile
 from configs.routing import Routing
 from deployments.cache.answer import CachedAnswer, Lookup
 from deployments.cache.exact import ExactCache
+from deployments.cache.seal import seal_of
 from deployments.cache.store import connect
 from deployments.classifier.learned import embedder_of
 from deployments.classifier.rules import Classification, classify, last_user_text
@@ -40,7 +41,7 @@ class Reader:
     ) -> None:
         self._profile = profile
         self._routing: Routing
-        self._exact = ExactCache(connect(redis_url))
+        self._exact = ExactCache(connect(redis_url), seal_of(home().cache_key))
         # Handles to methods are made once: making one costs as much as using it.
         self._find_similar, self._store = cache.find_similar, cache.store
         self._refuse, self._forget, self._doubted = cache.refuse, cache.forget_entries, cache.doubted
@@ -77,6 +78,10 @@ class Reader:
         except (*GONE, TimeoutError):
             logger.warning("the cache did not answer; the request goes on without it")
             return replace(lookup, similar_may_serve=False)
+
+    async def served(self, lookup: Lookup) -> None:
+        """What the cache had was of use."""
+        await self._exact.served(lookup)
 
     async def keep(self, answer: CachedAnswer, lookup: Lookup) -> None:
         """Give the cache what a miss has led to."""

@@ -22,9 +22,14 @@ Is the proposed answer right? Reply with one word, yes or no."""
 
 def self_check(request: ChatRequest, answer: str) -> ChatRequest:
     """What it is asked."""
-    asked = QUESTION.format(question=last_user_text(request.messages)[-READ_CHARS:], answer=answer[-READ_CHARS:])
+    question = last_user_text(request.messages)[-READ_CHARS:]
+    return yes_or_no(QUESTION.format(question=question, answer=answer[-READ_CHARS:]))
+
+
+def yes_or_no(question: str) -> ChatRequest:
+    """A question that is answered by one word, whose likelihood is what counts."""
     return ChatRequest(
-        messages=[{"role": "user", "content": asked}],
+        messages=[{"role": "user", "content": question}],
         max_tokens=2,
         temperature=0,
         logprobs=True,
@@ -35,7 +40,13 @@ def self_check(request: ChatRequest, answer: str) -> ChatRequest:
 
 
 def stands(chunks: Iterable[ChatCompletionChunk]) -> bool:
-    """Whether yes is likelier than no, at the first token that is one of them; without such a token it is."""
+    """Whether yes is likelier than no; without a word about it, the answer stands."""
+    likely = likely_yes(chunks)
+    return likely is None or likely >= 0.5
+
+
+def likely_yes(chunks: Iterable[ChatCompletionChunk]) -> float | None:
+    """P(yes) against no, at the first token that is one of them; None without such a token."""
     for chunk in chunks:
         for choice in chunk.choices:
             for token in (choice.logprobs.content or []) if choice.logprobs else []:
@@ -48,5 +59,5 @@ def stands(chunks: Iterable[ChatCompletionChunk]) -> bool:
                     for word in ("yes", "no")
                 )
                 if yes > -math.inf or no > -math.inf:
-                    return yes >= no
-    return True
+                    return math.exp(yes) / (math.exp(yes) + math.exp(no))
+    return None

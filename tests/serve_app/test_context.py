@@ -15,7 +15,7 @@ from serve_app.context import request_context
 def context(key_prefers: str | None = None, **headers: str) -> RequestContext:
     named = [(f"x-groupqwen-{name.replace('_', '-')}".encode(), value.encode()) for name, value in headers.items()]
     state: dict[str, Any] = {
-        "key": SimpleNamespace(id="k", preference=key_prefers),
+        "key": SimpleNamespace(id="k", preference=key_prefers, group=None),
         "request_id": "r",
         "device": "",
     }

@@ -66,7 +66,7 @@ async def test_a_profile_without_nodes_asks_nothing() -> None:
 
 def test_a_request_says_where_it_comes_from_or_its_address_does() -> None:
     def device_of(known: str | None, *headers: tuple[bytes, bytes]) -> str:
-        state = {"key": SimpleNamespace(id="k", preference=None), "request_id": "r", "device": known}
+        state = {"key": SimpleNamespace(id="k", preference=None, group=None), "request_id": "r", "device": known}
         scope = {"type": "http", "headers": list(headers), "state": state}
         return request_context(Request(scope)).device
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from serve_app import keys
-from serve_app.keys import PREFIX, KeyRing, create_key, hash_key, read_keys, set_preference
+from serve_app.keys import PREFIX, KeyRing, change_key, create_key, hash_key, read_keys
 
 
 @pytest.fixture(autouse=True)
@@ -71,11 +71,12 @@ def test_a_damaged_file_is_told_by_name_and_never_overwritten(tmp_path: Path, te
 def test_a_key_may_prefer_something_and_old_files_are_read(tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
     key, secret = create_key(path, "laptop")
-    assert set_preference(path, key.id, "economy")
-    assert not set_preference(path, "key_none", "economy")
+    assert change_key(path, key.id, preference="economy")
+    assert change_key(path, key.id, group="family")
+    assert not change_key(path, "key_none", preference="economy")
     ring = KeyRing(path)
     found = ring.find(secret)
-    assert found is not None and found.preference == "economy"
+    assert found is not None and found.preference == "economy" and found.group == "family"
     plain = json.loads(path.read_text())
     del plain["keys"][0]["preference"]
     path.write_text(json.dumps(plain))

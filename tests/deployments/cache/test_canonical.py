@@ -94,7 +94,7 @@ def test_a_system_prompt_changes_both_keys_and_a_rewording_only_the_exact_one() 
 @pytest.mark.parametrize(
     ("messages", "fields"),
     [
-        ([USER, {"role": "assistant", "content": "Everest"}, USER], {}),
+        ([USER, {"role": "assistant", "content": "Everest", "name": "guide"}, USER], {}),
         ([USER, {"role": "assistant", "content": "Everest"}], {}),
         ([{"role": "tool", "content": "x", "tool_call_id": "1"}], {}),
         ([USER], {"seed": 1}),
@@ -191,7 +191,7 @@ def test_no_two_of_many_askers_share_a_key() -> None:
         "key_",
         "key_ab",
     ]
-    systems = [None, "", " ", "Be brief.", "Be brief. ", "be brief."]
+    systems = [None, "", " ", "Be brief.", "Be brief. ", "be brief.", "Be brief.\n", "Be brief"]
     contexts = [
         RequestContext("r", key_id=name, device=device, preference=preference)
         for name in names
@@ -203,7 +203,7 @@ def test_no_two_of_many_askers_share_a_key() -> None:
         for system in systems:
             begin = [] if system is None else [{"role": "system", "content": system}]
             found.append(some(keys(*begin, USER, context=context)))
-    assert len(found) * (len(found) - 1) / 2 > 60_000
+    assert len(found) * (len(found) - 1) / 2 > 100_000
     assert len({one.exact for one in found}) == len(found)
     assert len({one.fingerprint for one in found}) == len(found)
 
@@ -220,4 +220,29 @@ def test_a_follow_up_in_another_conversation_is_another_request() -> None:
     ]
     rome, oslo = (some(keys(*messages)) for messages in told)
     assert rome.exact != oslo.exact
-    assert rome.fingerprint is None is oslo.fingerprint
+    assert None is not rome.fingerprint != oslo.fingerprint is not None, "not to a similar one either"
+    assert rome.turn
+    again = some(keys(*told[0][:2], {"role": "user", "content": "And in the winter?"}))
+    assert again.fingerprint == rome.fingerprint, "the very same conversation so far"
+    assert not BASE.turn
+
+
+def test_the_keys_of_one_group_serve_each_other_where_the_owner_says_so() -> None:
+    rules = CacheRules(scope="group")
+    request = ChatRequest.model_validate({"messages": [USER]})
+
+    def of(key: str, group: str | None) -> CacheKeys:
+        return some(cache_keys(request, RequestContext("r", key_id=key, group=group), rules))
+
+    assert of("key_a", "family") == of("key_b", "family")
+    assert len({of(*asker).exact for asker in (("key_a", "family"), ("key_a", "work"), ("key_a", None))}) == 3
+    assert of("family", None).scope != of("key_a", "family").scope, "a key of a group's name gains nothing"
+    assert some(keys(context=replace(CONTEXT, group="family"))).exact == BASE.exact, "where keys are alone"
+
+
+def test_what_rests_on_another_version_of_knowledge_is_another_answer() -> None:
+    versions = [some(keys(USER, metadata={"knowledge": version})) for version in ("handbook@3", "handbook@4")]
+    assert len({BASE.exact, *(one.exact for one in versions)}) == 3
+    assert len({BASE.fingerprint, *(one.fingerprint for one in versions)}) == 3
+    assert [one.tag for one in versions] == ["handbook@3", "handbook@4"]
+    assert some(keys(USER, metadata={"title": "x"})).exact == BASE.exact, "other labels change no answer"
