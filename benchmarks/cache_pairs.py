@@ -15,9 +15,9 @@ from benchmarks.routing import DATA
 from configs.routing import CacheRules
 from deployments.cache.eligibility import eligibility
 from deployments.cache.guards import GUARDS, objections
-from deployments.cache.likeness import SHIPPED, Neighbour, features_of
+from deployments.cache.likeness import SHIPPED
 from deployments.contract import ChatRequest
-from groupqwen.outcomes import OutcomesError, rows_of
+from groupqwen.pairs import Pair, features_of_pairs, read_pairs
 from groupqwen.vectors import vectors_of
 
 Flags = npt.NDArray[np.bool_]
@@ -67,19 +67,15 @@ def main(path: Path | None) -> None:
         _table(judged(name, [rows[place] for place in places], distance[places]))
 
 
-def judged(name: str, rows: list[tuple[str, str, bool, str]], distance: Floats) -> Pairs:
+def judged(name: str, rows: list[Pair], distance: Floats) -> Pairs:
     """What each step of the cache says of the pairs of one set."""
-    features = [
-        features_of(first, [Neighbour(1 - far, second, "kept")])
-        for (first, second, _, _), far in zip(rows, distance, strict=True)
-    ]
     return Pairs(
         name,
         distance,
         np.array([same for _, _, same, _ in rows]),
         np.array([_may(first) and _may(second) for first, second, _, _ in rows]),
         [{one.split(":")[0] for one in objections(first, second)} for first, second, _, _ in rows],
-        SHIPPED.probability(np.array(features)),
+        SHIPPED.probability(features_of_pairs(rows, distance)),
     )
 
 
@@ -88,27 +84,12 @@ def _may(question: str) -> bool:
     return eligibility(request, CacheRules()).most == "similar"
 
 
-def read_traps(path: Path) -> list[tuple[str, str, bool, str]]:
+def read_traps(path: Path) -> list[Pair]:
     """Our own pairs, as `read_pairs` gives them: the question's answer is kept, the other one is asked."""
     found = []
     for topic in yaml.safe_load(path.read_text()):
         found += [(one, topic["question"], True, "traps (ours)") for one in topic["same"]]
         found += [(one, topic["question"], False, "traps (ours)") for _, one in topic["other"]]
-    return found
-
-
-def read_pairs(path: Path) -> list[tuple[str, str, bool, str]]:
-    """Two questions, whether one answer serves both, and the set that they are of. Raises `OutcomesError`."""
-    found = []
-    for line, row in rows_of(path):
-        first, second, same = (
-            str(row.get(key) if row.get(key) is not None else "").strip() for key in ("a", "b", "same")
-        )
-        if not first or not second or same not in ("0", "1"):
-            raise OutcomesError(f"{path}, line {line}: it needs `a`, `b` and `same` (0 or 1)")
-        found.append((first, second, same == "1", str(row.get("set") or "all")))
-    if not found:
-        raise OutcomesError(f"{path} has no pairs")
     return found
 
 

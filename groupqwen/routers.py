@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
@@ -21,7 +22,10 @@ from deployments.classifier.learned import FAMILIES, ROUTER, ArtifactError, Lear
 
 if TYPE_CHECKING:
     from deployments.classifier.training import Outcomes
+    from deployments.ledger.store import LedgerStore
     from deployments.router.calibration import Calibration
+
+T = TypeVar("T")
 
 app = typer.Typer(help="The learned router: train it from outcomes, look at it.", no_args_is_help=True)
 console = Console()
@@ -206,6 +210,11 @@ def report(
 
 async def labelled() -> list[dict[str, Any]]:
     """What was said of answers, from the Ledger. Raises `OutcomesError`."""
+    return await from_ledger(lambda store: store.labelled())
+
+
+async def from_ledger(asked: Callable[[LedgerStore], Awaitable[T]]) -> T:
+    """What the Ledger says. Raises `OutcomesError`."""
     import asyncpg
 
     from deployments.ledger.store import LedgerStore
@@ -215,7 +224,7 @@ async def labelled() -> list[dict[str, Any]]:
     store = LedgerStore(url)
     try:
         await store.connect()
-        return await store.labelled()
+        return await asked(store)
     except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         raise OutcomesError(
             f"the Ledger does not answer ({error}); is the group running (`bash scripts/up.sh`)?"

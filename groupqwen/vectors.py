@@ -21,10 +21,11 @@ from groupqwen.stack.lifecycle import Choices, remembered
 
 @dataclass(frozen=True)
 class Vectors:
-    """`values`: unit vectors (questions × dimensions), by the embedder of this name."""
+    """`values`: unit vectors (questions × dimensions), by the embedder of this name, whose file it is."""
 
     embedder: str
     values: Floats
+    file: Path
 
 
 def vectors_of(questions: Sequence[str], console: Console) -> Vectors | None:
@@ -46,4 +47,4 @@ def vectors_of(questions: Sequence[str], console: Console) -> Vectors | None:
     found = np.empty((len(questions), embedder.dimensions), np.float32)
     for row, question in enumerate(track(questions, "embedding", console=console, transient=True)):
         found[row] = embedder.embed([question])[0]
-    return Vectors(name, found)
+    return Vectors(name, found, model)

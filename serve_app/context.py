@@ -37,6 +37,12 @@ def request_context(connection: HTTPConnection) -> RequestContext:
     )
 
 
+def asker(request: Request) -> tuple[str, str | None]:
+    """Whose entries of the cache are meant: the key's id, and its group."""
+    key: ApiKey = request.state.key
+    return key.id, key.group
+
+
 def _preference(name: str) -> Preference | None:
     """One that is unknown is refused: who asks for thrift must not get the dearest."""
     wanted = name.strip().lower()

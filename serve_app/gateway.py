@@ -46,7 +46,7 @@ from serve_app import answers, embeddings
 from serve_app.answers import AnswerResponse, AnswerStream, Item
 from serve_app.border import Border, KeyScheme, Rules, enforce
 from serve_app.completions import text_body, text_chunk
-from serve_app.context import disconnected, request_context
+from serve_app.context import asker, disconnected, request_context
 from serve_app.devices import Devices
 from serve_app.errors import ERRORS, chat_error, shape_errors
 from serve_app.keys import ApiKey, KeyRing
@@ -394,7 +394,7 @@ class Gateway:
         """Outcomes, hit rate and entries of the cache, and what is promised of what it serves your key."""
         outcomes, entries = await asyncio.gather(
             self._ask(self._router.cache_outcomes.remote(), "router"),
-            self._ask(self._cache.stats.remote(*_asker(request)), "cache"),
+            self._ask(self._cache.stats.remote(*asker(request)), "cache"),
         )
         return CacheStats.model_validate({**outcomes, **entries})
 
@@ -424,14 +424,14 @@ class Gateway:
             found = await self._entries(request, **searched, most_distance=body.distance, count=MOST_ENTRIES)
         ids = [one["id"] for one in found]
         if body.ids:
-            ids += await self._ask(self._cache.owned.remote(*_asker(request), body.ids), "cache")
+            ids += await self._ask(self._cache.owned.remote(*asker(request), body.ids), "cache")
         deleted = 0 if body.dry_run else await self._ask(self._cache.forget_entries.remote(ids), "cache")
         return Forgotten.model_validate({"deleted": deleted, "entries": found})
 
     @api.post("/v1/cache/pin")
     async def cache_pin(self, body: EntryIds, request: Request) -> EntriesPinned:
         """Let entries of your key's stay until they are forgotten, whatever else is kept."""
-        ids = await self._ask(self._cache.owned.remote(*_asker(request), body.ids), "cache")
+        ids = await self._ask(self._cache.owned.remote(*asker(request), body.ids), "cache")
         return EntriesPinned(pinned=await self._ask(self._cache.pin.remote(ids), "cache"))
 
     @api.post("/v1/cache/clear")
@@ -485,7 +485,7 @@ class Gateway:
 
     async def _entries(self, request: Request, **wanted: Any) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = await self._ask(
-            self._cache.entries.remote(*_asker(request), **wanted), "cache"
+            self._cache.entries.remote(*asker(request), **wanted), "cache"
         )
         return found
 
@@ -494,9 +494,3 @@ class Gateway:
             return await asyncio.wait_for(response, PART_SECONDS)
         except (TimeoutError, RayTaskError, *GONE) as error:
             return {"ok": False, "error": type(error).__name__}
-
-
-def _asker(request: Request) -> tuple[str, str | None]:
-    """Whose entries are meant: the key's id, and its group."""
-    key: ApiKey = request.state.key
-    return key.id, key.group

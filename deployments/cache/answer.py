@@ -51,6 +51,11 @@ class CachedAnswer:
             cost_usd=cost_usd,
         )
 
+    @classmethod
+    def by_hand(cls, author: str, content: str) -> CachedAnswer:
+        """An answer that no variant gave."""
+        return cls(author, content, None, 0, 0, int(time.time()))
+
     def chunks(self, request_id: str) -> Iterator[ChatCompletionChunk]:
         """The same sequence of chunks as a fresh answer, the whole text in one."""
         builder = ChunkBuilder(request_id, self.variant)

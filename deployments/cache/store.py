@@ -35,12 +35,19 @@ EPOCH = "gq:cache:epoch"
 """Raised by whatever forgets entries: an answer that was asked for before is not kept afterwards."""
 
 SEMANTIC = "gq:semantic"
-LAYOUT = 4
+LAYOUT = 5
 """Part of the index's name: raise it when its fields change."""
 
 KEPT_EVENTS = 40_000
+GONE, FOREVER = -2, -1
+"""What Redis says of a life that is over, or has no end."""
+
 NEVER = 1e12
 """Seconds since 1970: when something expires that does not."""
+
+TAGS = ("fingerprint", "scope", "variant", "tag")
+SEPARATOR = "\x1f"
+"""Of tags; in none of ours."""
 
 BATCH = 1000
 _LOOKED_AT = ("query", "group", "expires_at", "distance")
@@ -146,12 +153,14 @@ class CacheStore(ExactStore):
         self._put, self._drop, self._trim, self._move = (
             redis.register_script(script) for script in (PUT, DROP, TRIM, MOVE)
         )
+        # (As they are: by default Redis takes no notice of capitals, and a comma makes two of one.)
+        words = {"case_sensitive": True, "separator": SEPARATOR}
         vectors = {"dims": dimensions, "algorithm": "hnsw", "distance_metric": "cosine", "datatype": "float32"}
         self._index = AsyncSearchIndex.from_dict(
             {
                 "index": {"name": self.name, "prefix": self._entry.removesuffix(":"), "storage_type": "hash"},
                 "fields": [
-                    *({"name": name, "type": "tag"} for name in ("fingerprint", "scope", "variant", "tag")),
+                    *({"name": name, "type": "tag", "attrs": words} for name in TAGS),
                     {"name": "embedding", "type": "vector", "attrs": vectors},
                 ],
             },
@@ -320,6 +329,37 @@ class CacheStore(ExactStore):
         if batch:
             yield batch
 
+    async def everything(self) -> AsyncIterator[Kept]:
+        """All that is kept, without vectors; `seconds`: what is left of each life."""
+        async for entries in self._kept():
+            for entry in entries:
+                body, fields, left = await self._both_forms(entry)
+                answer = self._load(body, entry) if body else None
+                query = self._query(entry, fields) if fields else ""
+                if answer is None or query is None or left == GONE:
+                    continue
+                yield Kept(
+                    key=entry,
+                    answer=answer,
+                    epoch="",
+                    scope=fields.get("scope", ""),
+                    seconds=PINNED if left == FOREVER else left,
+                    fingerprint=fields.get("fingerprint"),
+                    query=query,
+                    group=fields.get("group", ""),
+                    tag=fields.get("tag", ""),
+                )
+
+    async def _both_forms(self, entry: str) -> tuple[bytes | None, dict[str, str], int]:
+        """The body, the fields but the vector, and the seconds that are left."""
+        names = ("query", "scope", "fingerprint", "group", "tag")
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.get(self._exact + entry)
+        pipeline.hmget(self._entry + entry, *names)
+        pipeline.ttl(self._exact + entry)
+        body, values, left = await pipeline.execute()
+        return body, {name: _text(value) for name, value in zip(names, values, strict=True) if value}, int(left)
+
     async def note(self, events: Sequence[Event], by: str) -> None:
         """Keep what this replica has learned, for all others and the next start; the oldest goes."""
         pipeline = self._redis.pipeline(transaction=False)
@@ -362,6 +402,7 @@ class CacheStore(ExactStore):
     async def remove(self) -> None:
         """Everything that is of this store, its index and books too."""
         await self.clear()
+        self._indexed = False
         await self._ensure_index()
         await self._redis.execute_command("FT.DROPINDEX", self.name)  # type: ignore[no-untyped-call]
         await self._redis.unlink(self._events, self._worth, self._sizes, self._bytes, self._clock)

@@ -12,6 +12,7 @@ import asyncpg
 
 from deployments.ledger.opinions import COLUMNS as OPINIONS
 from deployments.ledger.opinions import TABLE
+from deployments.ledger.record import QUERY_CHARS
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 COLUMNS = (
@@ -54,6 +55,12 @@ select q.query, said.variant, q.trace ->> 'task' as task, said.correct,
 from said join queries q on q.request_id = said.request_id
 where said.variant is not null and q.query <> ''
 order by said.at
+"""
+
+MOST_ASKED = """
+select query from queries
+where status = 200 and cache <> 'bypass' and query <> '' and char_length(query) < $2
+group by query order by count(*) desc, max(at) desc limit $1
 """
 
 _LOCK = 0x67717765  # any number, the same for all who migrate
@@ -101,6 +108,11 @@ class LedgerStore:
         `expected` (P(right) as it was thought then, or None). Feedback counts only from who has asked."""
         assert self._pool is not None
         return [dict(record) for record in await self._pool.fetch(LABELLED)]
+
+    async def most_asked(self, count: int) -> list[str]:
+        """The questions that were answered most often, and may be kept; whole ones."""
+        assert self._pool is not None
+        return [record["query"] for record in await self._pool.fetch(MOST_ASKED, count, QUERY_CHARS)]
 
     async def close(self) -> None:
         if self._pool is not None:

@@ -177,6 +177,21 @@ def test_without_an_embedder_it_is_said_what_makes_one(home: Path) -> None:
     assert "all-minilm-l6-v2 is not here yet (`up` makes it)" in done.output
 
 
+def test_a_cache_key_is_made_once(home: Path) -> None:
+    done = run("cache", "encrypt")
+    assert done.exit_code == 0 and "keep a copy" in done.output
+    made = (home / "cache.key").read_text()
+    again = run("cache", "encrypt")
+    assert again.exit_code == 1 and "a key already" in again.output
+    assert (home / "cache.key").read_text() == made
+
+
+def test_the_caches_files_need_a_group_that_was_started(home: Path, tmp_path: Path) -> None:
+    for command in (["export", str(tmp_path / "x")], ["warm"], ["pin", "f" * 40]):
+        done = run("cache", *command)
+        assert done.exit_code == 1 and "scripts/up.sh" in done.output, command
+
+
 def test_keys_are_listed_and_may_prefer_something(home: Path) -> None:
     key, secret = create_key(home / "keys.json", "laptop")
     done = run("keys", "prefer", key.id, "economy")
@@ -186,5 +201,10 @@ def test_keys_are_listed_and_may_prefer_something(home: Path) -> None:
     assert secret not in listed.output
     assert run("keys", "prefer", key.id, "default").exit_code == 0
     assert read_keys(home / "keys.json")[0].preference is None
+    assert run("keys", "group", key.id, "family").exit_code == 0
+    assert read_keys(home / "keys.json")[0].group == "family"
+    assert run("keys", "group", key.id, "none").exit_code == 0
+    assert read_keys(home / "keys.json")[0].group is None
+    assert run("keys", "group", key.id, "two words").exit_code != 0
     assert run("keys", "prefer", key.id, "cheap").exit_code != 0
     assert run("keys", "prefer", "key_none", "best").exit_code != 0

@@ -22,6 +22,7 @@ from openai import OpenAI
 from configs.catalog import load_catalog
 from configs.home import Home
 from configs.profile import load_profile
+from deployments.cache.seal import make_key
 from groupqwen.stack.credentials import Credentials, load_credentials
 from groupqwen.stack.deploy import http
 from groupqwen.stack.lifecycle import Choices, remembered, settings_for
@@ -187,6 +188,9 @@ def weights(home: Home) -> Callable[[str], Path]:
 @pytest.fixture(scope="session")
 def stack(home: Home, weights: Callable[[str], Path]) -> Iterator[Stack]:
     del weights
+    # What is kept of questions and answers is encrypted here; `bash scripts/up.sh` alone keeps it in clear.
+    if not home.cache_key.exists():
+        make_key(home.cache_key)
     settings = settings_for(home, Choices(port_offset=PORT_OFFSET))
     running = Stack(settings, load_credentials(home))
     running.run_cli("down")

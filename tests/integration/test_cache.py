@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import os
 import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
 import httpx
 import pytest
 import redis
+import yaml
 
 from tests.integration.conftest import MIDDLE, ROOT, SMALL, Stack, wait_for
 
@@ -171,6 +177,91 @@ def test_the_command_shows_what_is_kept_and_promised(stack: Stack) -> None:
     assert stack.run_cli("cache", "forget").returncode == 2
 
 
+def test_what_is_kept_goes_into_a_file_and_back_and_answers_by_hand_stay(stack: Stack, tmp_path: Path) -> None:
+    asked, by_hand = question(), question()
+    keep(stack, asked, **WORD)
+    file = tmp_path / "entries.jsonl"
+    assert stack.run_cli("cache", "export", str(file)).returncode == 0
+    assert file.stat().st_mode & 0o777 == 0o600
+    mine = [line for line in file.read_text().splitlines() if asked in line]
+    assert len(mine) == 1
+    stack.run_cli("cache", "forget", asked, "--distance", "0.001", "--yes")
+    assert outcome(stack.ask(asked, cache="no-cache", model=SMALL, max_tokens=1)) == "miss"
+    row = {"query": by_hand, "answer": "Blue.", "model": MIDDLE, "knowledge": "garden@1"}
+    file.write_text("\n".join([*mine, json.dumps(row)]))
+    done = stack.run_cli("cache", "import", str(file))
+    assert done.returncode == 0 and "2 answers" in done.stdout, done.stdout + done.stderr
+    assert outcome(stack.ask(asked, cache=None, **WORD)) == "exact"
+    body = {
+        "model": MIDDLE,
+        "messages": [{"role": "user", "content": by_hand}],
+        "metadata": {"knowledge": "garden@1"},
+    }
+    served = stack.post("/chat/completions", body)
+    assert outcome(served) == "exact"
+    assert served.json()["choices"][0]["message"]["content"] == "Blue."
+    other = stack.post("/chat/completions", {**body, "metadata": {"knowledge": "garden@2"}, "max_tokens": 3})
+    assert outcome(other) == "miss", "of another version"
+    [entry] = entries(stack, knowledge="garden@1")
+    assert entry["pinned"] and entry["expires_in_seconds"] is None
+    assert "pinned" in stack.run_cli("cache", "search", by_hand).stdout
+    assert "1 forgotten" in stack.run_cli("cache", "forget", "--knowledge", "garden@1", "--yes").stdout
+    damaged = {'{"query": "x"}': "line 1", '{"key": "1", "seal": "other"}': "another key", "nonsense": "line 1"}
+    for wrong, said in damaged.items():
+        file.write_text(wrong)
+        refused = stack.run_cli("cache", "import", str(file))
+        assert refused.returncode == 1 and said in refused.stdout
+
+
+def test_an_entry_is_pinned(stack: Stack) -> None:
+    asked = question()
+    keep(stack, asked, **WORD)
+    [entry] = entries(stack, query=asked, limit=1)
+    assert not entry["pinned"]
+    assert "1 pinned" in stack.run_cli("cache", "pin", entry["id"]).stdout
+    assert entries(stack, query=asked, limit=1)[0]["pinned"]
+    assert stack.post("/cache/pin", {"ids": ["f" * 40]}).json() == {"pinned": 0}
+    assert stack.post("/cache/pin", {"ids": ["../x"]}).status_code == 400
+    assert stack.post("/cache/forget", {"ids": [entry["id"]]}).json()["deleted"] == 1
+
+
+def test_what_was_asked_often_is_asked_beforehand(stack: Stack) -> None:
+    asked = question()
+    for _ in range(3):
+        stack.post("/chat/completions", {"messages": [{"role": "user", "content": asked}], "max_tokens": 2})
+    wait_for(lambda: asked in most_asked(stack), 20, "the Ledger has no such question")
+    stack.run_cli("cache", "forget", asked, "--distance", "0.001", "--yes")
+    done = stack.run_cli("cache", "warm", "--top", "1")
+    assert done.returncode == 0 and "questions asked" in done.stdout, done.stdout + done.stderr
+
+
+def most_asked(stack: Stack) -> list[str]:
+    from groupqwen.routers import from_ledger
+
+    os.environ["GROUPQWEN_HOME"] = str(stack.settings.home.root)
+    try:
+        return asyncio.run(from_ledger(lambda store: store.most_asked(1000)))
+    finally:
+        del os.environ["GROUPQWEN_HOME"]
+
+
+def test_redis_holds_no_word_of_what_was_asked_or_answered(stack: Stack, store: redis.Redis) -> None:
+    asked = question()
+    mark = asked.split()[-2].encode()
+    keep(stack, asked, **WORD)
+    held = [name + (store.dump(name) or b"") for name in store.scan_iter("gq:*", count=1000)]
+    assert len(held) > 5
+    assert not any(mark in one for one in held)
+
+
+def test_what_is_promised_is_seen_by_prometheus(stack: Stack) -> None:
+    def seen() -> bool:
+        text = stack.get("/metrics").text
+        return all(f"groupqwen_cache_{name}" in text for name in ("threshold", "wrong_per_request_bound", "bytes"))
+
+    wait_for(seen, 30, "the metrics say nothing of the cache")
+
+
 @pytest.fixture
 def store(stack: Stack) -> Iterator[redis.Redis]:
     """The group's own Redis; as it was, afterwards."""
@@ -211,15 +302,25 @@ def test_a_redis_that_was_emptied_or_is_full_answers_nothing_wrong(stack: Stack,
     assert outcome(stack.ask(asked, cache=None, **WORD)) in ("exact", "miss")
 
 
+@contextmanager
+def served_by(stack: Stack, rules: str, before: str = "mode: certified") -> Iterator[None]:
+    """The cache by these rules of routing.yaml, in place of those before."""
+    path = ROOT / "configs" / "routing.yaml"
+    text = path.read_text()
+    assert before in text
+    try:
+        path.write_text(text.replace(before, rules))
+        assert stack.run_cli("deploy").returncode == 0
+        yield
+    finally:
+        path.write_text(text)
+        assert stack.run_cli("deploy").returncode == 0
+
+
 def test_what_was_served_is_checked_and_a_false_hit_does_not_return(stack: Stack) -> None:
     """With a cache that serves whatever is near, and checks all of it."""
-    rules = ROOT / "configs" / "routing.yaml"
-    text = rules.read_text()
-    careless = "mode: fixed\n  distance: 0.5\n  guards: false\n  checked: 1.0"
     capital = {"model": MIDDLE, "max_tokens": 60}
-    try:
-        rules.write_text(text.replace("mode: certified", careless))
-        assert stack.run_cli("deploy").returncode == 0
+    with served_by(stack, "mode: fixed\n  distance: 0.5\n  guards: false\n  checked: 1.0"):
         # (Another name in each run, since vetoes are remembered.)
         begin = f"I am {uuid.uuid4().hex[:8]}. Which city is the capital of"
         italy, spain = (f"{begin} {country}? Name it only." for country in ("Italy", "Spain"))
@@ -232,7 +333,63 @@ def test_what_was_served_is_checked_and_a_false_hit_does_not_return(stack: Stack
         assert "Madrid" in true.json()["choices"][0]["message"]["content"]
         checks = stack.get("/cache/stats").json()["partitions"]["all"]["checks"]
         assert checks > 0
-    finally:
-        rules.write_text(text)
-        assert stack.run_cli("deploy").returncode == 0
     assert stack.get("/cache/stats").json()["partitions"]["all"]["checks"] >= checks, "it remembers"
+
+
+def test_a_doubtful_question_is_verified_and_its_answer_judged(stack: Stack) -> None:
+    """By a cache that is sure of nothing, and a verifier that is believed whatever it says."""
+    doubts = "mode: calibrated\n  likely: 1\n  doubtful: 0\n  strict_distance: 0"
+    asks = f"verifier: {MIDDLE}\n  verified: 0\n  verify_ms: 20000\n  judge: {MIDDLE}\n  checked: 1.0"
+    with served_by(stack, f"{doubts}\n  {asks}"):
+        asked = question()
+        keep(stack, asked, **WORD)
+        verified = stack.ask(asked.replace(":", ","), cache=None, **WORD)
+        assert outcome(verified) == "semantic"
+        stats = stack.get("/cache/stats").json()
+        assert set(stats["verifier"]) == {"labels", "wrong", "per_request"}
+        wait_for(
+            lambda: outcome(stack.ask(asked.replace(":", ","), cache=None, **WORD)) == "exact", 30, "not checked"
+        )
+        assert stack.get("/cache/stats").json()["verifier"]["labels"] > stats["verifier"]["labels"]
+        assert "The verifier:" in stack.run_cli("cache", "stats").stdout
+
+
+def test_what_is_stale_serves_while_it_is_asked_anew(stack: Stack) -> None:
+    ages = ", ".join(f"{task}: 600" for task in ("chat", "reasoning", "extraction", "choice"))
+    with served_by(stack, f"ttl_seconds: 1\n  stale: {{{ages}}}", "ttl_seconds: 3600"):
+        asked = question()
+        keep(stack, asked, **WORD)
+        time.sleep(2)
+        stale = stack.ask(asked, cache=None, **WORD)
+        assert outcome(stale) == "exact" and int(stale.headers["age"]) >= 2
+
+        def age(otherwise: int) -> int:
+            # (A Redis that is late here is a miss.)
+            return int(stack.ask(asked, cache=None, **WORD).headers.get("age", otherwise))
+
+        before = age(2)
+        wait_for(lambda: age(before) < before, 30, "it was not asked for anew")
+
+
+def test_p_of_the_same_answer_is_learned_from_labelled_pairs(stack: Stack, tmp_path: Path) -> None:
+    topics = yaml.safe_load((ROOT / "benchmarks" / "data" / "cache_traps.yaml").read_text())
+    rows = [
+        {"a": asked, "b": topic["question"], "same": same}
+        for topic in topics
+        for same, others in ((1, topic["same"]), (0, [one for _, one in topic["other"]]))
+        for asked in others
+    ]
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    target = stack.settings.home.cache_likeness
+    try:
+        done = stack.run_cli("cache", "calibrate", str(file))
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert f"{len(rows)} pairs" in done.stdout
+        assert set(json.loads(target.read_text())) == {"embedder", "pairs", "weights"}
+        assert stack.run_cli("cache", "explain", "Is 3 prime?", "Is three prime?").returncode == 0
+        file.write_text(json.dumps(rows[0]))
+        few = stack.run_cli("cache", "calibrate", str(file))
+        assert few.returncode == 1 and "at least" in few.stdout
+    finally:
+        target.unlink(missing_ok=True)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
+from redis.asyncio import Redis
 
 from deployments.cache.answer import CachedAnswer
-from deployments.cache.store import CacheStore, Kept, as_bytes, connect, get_exact
+from deployments.cache.experience import Event, veto, vetoed
+from deployments.cache.seal import Open, Sealed
+from deployments.cache.space import PINNED
+from deployments.cache.store import EPOCH, CacheStore, ExactStore, Kept, as_bytes, connect
 from tests.integration.conftest import Stack
 
 ANSWER = CachedAnswer("small", "Paris.", None, 5, 2, 0)
@@ -23,9 +28,13 @@ def vector(place: int, off: float = 0.0) -> bytes:
     return as_bytes(found / np.linalg.norm(found))
 
 
+def entry(key: str) -> str:
+    return key.ljust(40, "0")
+
+
 def kept(key: str, place: int = 0, **fields: object) -> Kept:
     usual = Kept(
-        key=key.ljust(40, "0"),
+        key=entry(key),
         answer=ANSWER,
         epoch="0",
         scope="ann",
@@ -37,68 +46,244 @@ def kept(key: str, place: int = 0, **fields: object) -> Kept:
     return replace(usual, **fields)  # type: ignore[arg-type]
 
 
+@dataclass(frozen=True)
+class Replicas:
+    """Two stores over one Redis with one key, by which their names are their own; and the epoch now."""
+
+    redis: Redis
+    one: CacheStore
+    other: CacheStore
+    seal: Open
+    epoch: str
+
+    async def put(self, key: str, **fields: object) -> bool:
+        return await self.one.put(kept(key, epoch=self.epoch, **fields))
+
+    def another(self, embedder: str) -> CacheStore:
+        return CacheStore(self.redis, DIMENSIONS, embedder, self.seal)
+
+    async def raw(self) -> dict[bytes, bytes]:
+        """All that Redis holds of them: names, and what `DUMP` says of each."""
+        found = {}
+        async for name in self.redis.scan_iter(f"*{self.seal.name}*", count=1000):
+            found[name] = await self.redis.dump(name) or b""
+        return found
+
+
 @pytest.fixture
-async def replicas(stack: Stack) -> AsyncIterator[tuple[CacheStore, CacheStore, str]]:
-    """Two stores over one Redis, and the epoch now."""
+async def replicas(stack: Stack) -> AsyncIterator[Replicas]:
     url = stack.settings.environment(stack.credentials)["GROUPQWEN_REDIS_URL"]
     connections = connect(url), connect(url)
-    one, other = (CacheStore(connection, DIMENSIONS, "of-this-test") for connection in connections)
-    await one.clear()
-    _, epoch = await get_exact(connections[0], "nothing")
-    yield one, other, epoch
-    await one.clear()
+    seal = Sealed(secrets.token_bytes(32))
+    one, other = (CacheStore(connection, DIMENSIONS, "of-this-test", seal) for connection in connections)
+    _, epoch = await one.get("nothing")
+    yield Replicas(connections[0], one, other, seal, epoch)
+    await one.remove()
     for connection in connections:
         await connection.aclose()
 
 
-Replicas = tuple[CacheStore, CacheStore, str]
-
-
 async def test_what_one_keeps_the_other_finds_nearest_first(replicas: Replicas) -> None:
-    one, other, epoch = replicas
     for key, off in (("a", 0.0), ("b", 0.1), ("c", 0.3)):
-        assert await one.put(kept(key, epoch=epoch, embedding=vector(0, off), group="g" if key == "b" else ""))
-    near = await other.nearest("f1", vector(0), 2)
-    assert [found.entry[0] for found in near] == ["a", "b"]
+        assert await replicas.put(key, embedding=vector(0, off), group="g" if key == "b" else "")
+    near = await replicas.other.nearest("f1", vector(0), 2)
+    assert [(found.entry[0], found.query) for found in near] == [("a", "What is a?"), ("b", "What is b?")]
     assert near[0].distance == pytest.approx(0, abs=1e-6)
     assert [found.group[0] for found in near] == ["a", "g"], "its own group, where no other says the same"
-    answers = await other.answers([near[0].entry, "0" * 40])
+    answers = await replicas.other.answers([near[0].entry, "0" * 40])
     assert answers == {near[0].entry: ANSWER}
 
 
 async def test_nobody_finds_what_has_another_fingerprint_or_scope(replicas: Replicas) -> None:
-    one, other, epoch = replicas
-    await one.put(kept("a", epoch=epoch))
-    await one.put(kept("b", epoch=epoch, fingerprint="f2", scope="bob"))
+    await replicas.put("a", tag="handbook@3")
+    await replicas.put("b", fingerprint="f2", scope="bob")
+    other = replicas.other
     assert [found.entry[0] for found in await other.nearest("f1", vector(0), 5)] == ["a"]
     assert [shown.entry[0] for shown in await other.shown("bob")] == ["b"]
-    assert await other.of_scope("bob", ["a".ljust(40, "0"), "b".ljust(40, "0")]) == ["b".ljust(40, "0")]
+    assert [shown.entry[0] for shown in await other.shown("ann", tag="handbook@3")] == ["a"]
+    assert await other.shown("ann", tag="handbook@4") == []
+    assert await other.of_scope("bob", [entry("a"), entry("b")]) == [entry("b")]
     for hostile in ("*", "ann|bob", "ann} | @scope:{bob", "", "a\\nb"):
         assert await other.shown(hostile or "-") == []
 
 
+async def test_of_a_hundred_thousand_pairs_of_askers_none_is_served_from_the_other(replicas: Replicas) -> None:
+    """Each keeps the same question, with the same vector; their names resemble each other; each looks for it."""
+    askers = [
+        f"{begin}{middle}{number}"
+        for begin in ("f", "F", "f|", "f*")
+        for middle in ("", "}", " ", "-")
+        for number in range(20)
+    ]
+    prints = [replicas.seal.named(asker) for asker in askers]
+    for place, (asker, fingerprint) in enumerate(zip(askers, prints, strict=True)):
+        await replicas.put(f"{place:04x}", fingerprint=fingerprint, scope=asker)
+    assert len(askers) ** 2 > 100_000
+    for place, (asker, fingerprint) in enumerate(zip(askers, prints, strict=True)):
+        near = await replicas.other.nearest(fingerprint, vector(0), 20)
+        assert [found.entry for found in near] == [entry(f"{place:04x}")]
+        assert [shown.entry for shown in await replicas.other.shown(asker, count=20)] == [entry(f"{place:04x}")]
+
+
 async def test_it_dies_at_its_time_however_often_it_is_read(replicas: Replicas) -> None:
-    one, other, epoch = replicas
-    await one.put(kept("a", epoch=epoch, seconds=2))
+    await replicas.put("a", seconds=2)
     for _ in range(4):
-        assert len(await other.nearest("f1", vector(0), 1)) == 1
+        assert len(await replicas.other.nearest("f1", vector(0), 1)) == 1
+        await replicas.other.used(entry("a"), ANSWER)
         await asyncio.sleep(0.3)
     await asyncio.sleep(1.2)
-    assert await other.nearest("f1", vector(0), 1) == []
-    assert await other.answers(["a".ljust(40, "0")]) == {}
+    for store in (replicas.one, replicas.other):
+        assert await store.nearest("f1", vector(0), 1) == []
+        assert await store.answers([entry("a")]) == {}
+        assert (await store.get(entry("a")))[0] is None
 
 
 async def test_what_was_asked_before_something_was_forgotten_is_not_kept_after_it(replicas: Replicas) -> None:
-    one, other, epoch = replicas
-    assert await one.put(kept("a", epoch=epoch))
-    assert await other.forget(["a".ljust(40, "0"), "b".ljust(40, "0")]) == 1
+    one, other = replicas.one, replicas.other
+    assert await replicas.put("a")
+    assert await other.forget([entry("a"), entry("b")]) == 1
     assert await one.nearest("f1", vector(0), 1) == []
-    assert not await one.put(kept("a", epoch=epoch)), "it was under way"
+    assert (await one.get(entry("a")))[0] is None
+    assert not await replicas.put("a"), "it was under way"
     assert await other.nearest("f1", vector(0), 1) == []
 
 
-async def test_what_was_learned_is_there_for_the_next_start(replicas: Replicas) -> None:
-    one, other, _ = replicas
-    before = len(await other.events())
-    await one.note([{"kind": "join", "group": "a", "into": "b"}])
-    assert (await other.events())[before:] == [{"kind": "join", "group": "a", "into": "b"}]
+async def test_what_was_learned_is_there_for_the_other_replica_and_the_next_start(replicas: Replicas) -> None:
+    joined: Event = {"kind": "join", "group": "a", "into": "b"}
+    await replicas.one.note([joined, veto("e1", vector(0))], "me")
+    heard = await replicas.other.events()
+    assert [(by, event["kind"]) for _, by, event in heard] == [("me", "join"), ("me", "veto")]
+    assert await replicas.other.events(heard[0][0]) == heard[1:]
+    assert await replicas.other.events(heard[1][0]) == []
+
+
+async def test_redis_holds_no_word_of_question_answer_or_key(replicas: Replicas) -> None:
+    secret = CachedAnswer("small", "The password is swordfish.", "hm, swordfish", 5, 2, 0)
+    await replicas.put("a", query="What is the vault's password?", answer=secret)
+    raw = await replicas.raw()
+    assert len(raw) >= 5
+    together = b"".join([*raw, *raw.values()])
+    for word in (b"swordfish", b"vault", b"password"):
+        assert word not in together
+    near = await replicas.other.nearest("f1", vector(0), 1)
+    assert near[0].query == "What is the vault's password?"
+    assert (await replicas.other.get(entry("a")))[0] == secret
+
+
+async def test_a_poisoned_entry_is_a_miss(replicas: Replicas) -> None:
+    await replicas.put("a")
+    await replicas.put("b", place=3, answer=replace(ANSWER, content="Rome."))
+    exact = [name async for name in replicas.redis.scan_iter(f"gq:exact:{replicas.seal.name}:*")]
+    first = next(name for name in exact if name.decode().endswith(entry("a")))
+    second = next(name for name in exact if name != first)
+    for poison in (await replicas.redis.get(second), b"", b"{}", b"not sealed at all", b"\xff" * 50):
+        assert poison is not None
+        await replicas.redis.set(first, poison)
+        assert (await replicas.one.get(entry("a")))[0] is None, "another's answer, or none of ours"
+    in_index = [name async for name in replicas.redis.scan_iter(f"{replicas.one.name}:entry:*")]
+    mine = next(name for name in in_index if name.decode().endswith(entry("a")))
+    its = next(name for name in in_index if name != mine)
+    for field in ("query", "answer"):
+        await replicas.redis.hset(mine, field, await replicas.redis.hget(its, field) or b"")
+    assert await replicas.one.nearest("f1", vector(0), 1) == []
+    assert await replicas.one.answers([entry("a")]) == {}
+
+
+async def test_without_a_key_what_is_no_answer_is_a_miss_too(replicas: Replicas) -> None:
+    store = ExactStore(replicas.redis, Open())
+    name = f"gq:exact:open:{replicas.seal.name}"
+    for poison in ("", "null", "[]", '{"content": "x"}', '{"variant": 1, "evil": 2}', "\xff"):
+        await replicas.redis.set(name, poison, ex=10)
+        assert (await store.get(replicas.seal.name))[0] is None
+
+
+async def test_with_another_key_nothing_is_found_and_what_nobody_can_read_goes(replicas: Replicas) -> None:
+    await replicas.put("a")
+    stranger = CacheStore(replicas.redis, DIMENSIONS, "of-this-test", Sealed(secrets.token_bytes(32)))
+    assert await stranger.nearest("f1", vector(0), 1) == []
+    assert (await stranger.get(entry("a")))[0] is None
+    await stranger.remove()
+
+
+async def test_beyond_its_size_what_is_worth_least_goes_first(replicas: Replicas) -> None:
+    cheap, dear = replace(ANSWER, seconds=0.1), replace(ANSWER, seconds=30.0)
+    for number in range(20):
+        await replicas.put(f"c{number:02}", answer=cheap)
+    await replicas.put("d", answer=dear)
+    await replicas.put("p", answer=cheap, seconds=PINNED)
+    # One of the cheap ones is used much.
+    for _ in range(5):
+        await replicas.other.used(entry("c00"), cheap)
+    room = await replicas.one.room()
+    assert room.entries == 22
+    assert await replicas.one.trim(room.size) == 0
+    each = room.size // 22
+    assert await replicas.other.trim(4 * each) == 18
+    left = {found.entry for found in await replicas.one.nearest("f1", vector(0), 30)}
+    assert {entry("d"), entry("p"), entry("c00")} <= left and len(left) == 4
+    assert await replicas.one.trim(0) == 3
+    assert {found.entry for found in await replicas.one.nearest("f1", vector(0), 30)} == {entry("p")}
+    # What has not been used for long loses against what comes now.
+    await replicas.put("n", answer=cheap)
+    await replicas.put("m", answer=cheap)
+    assert await replicas.one.trim((await replicas.one.room()).size - 1) == 1
+
+
+async def test_the_books_say_what_is_there(replicas: Replicas) -> None:
+    one = replicas.one
+    await replicas.put("a", seconds=1)
+    await replicas.put("a", seconds=1)
+    once = await one.room()
+    assert once.entries == 1
+    await replicas.put("b")
+    assert (await one.room()).size == 2 * once.size
+    await asyncio.sleep(1.2)
+    assert await replicas.other.count_out() == 1
+    assert await one.room() == once
+    assert await one.forget([entry("b")]) == 1
+    assert (await one.room()).size == 0
+
+
+async def test_a_pinned_entry_stays(replicas: Replicas) -> None:
+    await replicas.put("a", seconds=1)
+    assert await replicas.other.pin([entry("a"), entry("b")]) == 1
+    await asyncio.sleep(1.3)
+    assert (await replicas.one.get(entry("a")))[0] == ANSWER
+    [shown] = await replicas.one.shown("ann")
+    assert shown.expires_at is None
+    assert await replicas.one.trim(0) == 0
+
+
+async def test_another_embedder_finds_what_was_kept_by_the_one_before(replicas: Replicas) -> None:
+    for key in ("a", "b", "c"):
+        await replicas.put(key, tag="handbook@3")
+    await replicas.one.note([veto(entry("b"), vector(0))], "me")
+    new = replicas.another("of-tomorrow")
+    try:
+        assert await new.nearest("f1", vector(5), 5) == [], "vectors of two embedders are never compared"
+
+        async def embed(query: str) -> bytes:
+            return vector(5 if query == "What is a?" else 6)
+
+        assert await new.move_here(embed, vetoed) == 2, "who was refused something is not known by new vectors"
+        near = await new.nearest("f1", vector(5), 5)
+        assert [found.entry[0] for found in near] == ["a", "c"]
+        assert near[0].distance == pytest.approx(0, abs=1e-6)
+        [first, _] = sorted(await new.shown("ann"), key=lambda found: found.entry)
+        assert (first.tag, first.query, first.answer) == ("handbook@3", "What is a?", ANSWER)
+        assert first.expires_at is not None
+        assert await replicas.redis.ttl(f"{new.name}:entry:{first.entry}") > 0
+        assert await new.move_here(embed, vetoed) == 0
+    finally:
+        await new.remove()
+
+
+async def test_everything_can_be_taken_out_and_put_in_again(replicas: Replicas) -> None:
+    await replicas.put("a", tag="t", group="g")
+    await replicas.put("b", fingerprint=None, embedding=None, seconds=PINNED)
+    found = {kept.key: kept async for kept in replicas.one.everything()}
+    assert set(found) == {entry("a"), entry("b")}
+    assert (found[entry("a")].query, found[entry("a")].tag, found[entry("a")].group) == ("What is a?", "t", "g")
+    assert 0 < found[entry("a")].seconds <= 60
+    assert found[entry("b")].seconds == PINNED
+    assert await replicas.redis.exists(EPOCH) in (0, 1)
