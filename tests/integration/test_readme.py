@@ -30,6 +30,13 @@ RUN_ELSEWHERE = {
     "groupqwen router calibrate": "the same",
     "groupqwen router report": "tests/groupqwen/test_router_command and test_streams",
     "groupqwen keys prefer KEY economy": "tests/groupqwen/test_router_command",
+    "groupqwen keys group KEY family": "the same",
+    "groupqwen cache encrypt": "the same; the stack of these tests is encrypted",
+    "groupqwen cache warm": "test_cache, one question",
+    "groupqwen cache export answers.jsonl": "test_cache",
+    "groupqwen cache import answers.jsonl": "the same",
+    "groupqwen cache pin ID": "the same",
+    "groupqwen cache calibrate pairs.csv": "the same, with our traps",
     "groupqwen chat": "a conversation: run below with a question on standard input",
 }
 
