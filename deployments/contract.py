@@ -217,6 +217,8 @@ class RequestContext:
     """What a right answer is worth against cost and time; None: as the owner has set it."""
     max_cost_usd: float | None = None
     """The most that the answer is likely to cost."""
+    variants: tuple[str, ...] | None = None
+    """Who may answer, by the asking key; None: all."""
     remote: bool = True
     """Whether it may leave the group's own machines, where a remote variant is served."""
     received: float = field(default_factory=time.time)
@@ -329,6 +331,11 @@ def engine_gone(variant: str) -> ChatError:
         code=ENGINE_GONE,
         retry_after=5.0,
     )
+
+
+def not_allowed(message: str) -> ChatError:
+    """A 403: the key is valid, and not for this."""
+    return ChatError(message, status=403, kind="permission_error", code="not_allowed")
 
 
 def node_away(variant: str, node: str) -> ChatError:

@@ -1,4 +1,4 @@
-"""`groupqwen keys`: the keys of this installation, and what each prefers."""
+"""`groupqwen keys`: the keys of this installation, what each may do and what it prefers."""
 
 from __future__ import annotations
 
@@ -12,27 +12,76 @@ from rich.table import Table
 
 from configs.home import home
 from configs.routing import PREFERENCES
-from serve_app.keys import change_key, read_keys
+from serve_app.keys import (
+    GROUP_NAME,
+    SCOPES,
+    change_key,
+    create_key,
+    last_admin,
+    read_keys,
+    revoke_key,
+    rotate_key,
+)
 
-GROUP_NAME = r"[A-Za-z0-9][A-Za-z0-9.-]{0,63}"
-
-app = typer.Typer(help="API keys: who they are for, and what they prefer.", no_args_is_help=True)
+app = typer.Typer(help="API keys: who they are for, what they may do, and what they prefer.", no_args_is_help=True)
 console = Console()
+
+KeyArgument = Annotated[str, typer.Argument(help="The key's id, from `groupqwen keys list`.")]
 
 
 @app.command("list")
 def list_keys() -> None:
     """The keys; their secrets are kept nowhere."""
-    table = Table("id", "name", "made", "preference", "group")
+    table = Table("id", "name", "made", "scopes", "variants", "preference", "group")
     for key in read_keys(home().keys):
         made = time.strftime("%Y-%m-%d", time.localtime(key.created))
-        table.add_row(key.id, key.name, made, key.preference or "as in routing.yaml", key.group or "")
+        may = "all" if key.variants is None else ", ".join(key.variants)
+        preference = key.preference or "as in routing.yaml"
+        table.add_row(key.id, key.name, made, ", ".join(key.scopes), may, preference, key.group or "")
     console.print(table)
 
 
 @app.command()
+def create(
+    name: Annotated[str, typer.Argument(help="Who or what it is for.")],
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(help="chat, admin; both: say it twice.", show_default="chat"),
+    ] = None,
+    variant: Annotated[list[str] | None, typer.Option(help="Who may answer it; unset: all.")] = None,
+    local: Annotated[bool, typer.Option("--local", help="Its requests never leave the group's machines.")] = False,
+) -> None:
+    """Make a key. Its secret is shown once, and kept nowhere. Counts within a second."""
+    scopes = tuple(dict.fromkeys(scope or ["chat"]))
+    if not set(scopes) <= set(SCOPES):
+        raise typer.BadParameter(f"there are {' and '.join(SCOPES)}", param_hint="--scope")
+    variants = None if variant is None else tuple(variant)
+    key, secret = create_key(home().keys, name, scopes=scopes, variants=variants, remote=not local)
+    console.print(f"{key.id} ({', '.join(scopes)}): {secret}", soft_wrap=True)
+
+
+@app.command()
+def revoke(key: KeyArgument) -> None:
+    """Take a key out. Counts within a second."""
+    if last_admin(home().keys, key):
+        raise typer.BadParameter("it is the last one with the scope admin: make another first", param_hint="KEY")
+    if not revoke_key(home().keys, key):
+        raise _unknown(key)
+    console.print(f"{key} is revoked.")
+
+
+@app.command()
+def rotate(key: KeyArgument) -> None:
+    """Give a key another secret, which is shown once; the one before counts for nothing within a second."""
+    secret = rotate_key(home().keys, key)
+    if secret is None:
+        raise _unknown(key)
+    console.print(f"{key}: {secret}", soft_wrap=True)
+
+
+@app.command()
 def prefer(
-    key: Annotated[str, typer.Argument(help="The key's id, from `groupqwen keys list`.")],
+    key: KeyArgument,
     preference: Annotated[str, typer.Argument(help="economy, balanced, best; default: as in routing.yaml.")],
 ) -> None:
     """What answers with this key are worth, where a request does not say. Counts at once."""
@@ -44,7 +93,7 @@ def prefer(
 
 @app.command()
 def group(
-    key: Annotated[str, typer.Argument(help="The key's id, from `groupqwen keys list`.")],
+    key: KeyArgument,
     name: Annotated[str, typer.Argument(help="The group's name; none: of no group.")],
 ) -> None:
     """Put a key into a group: with `cache: {scope: group}` in routing.yaml, keys of one group are served from each
@@ -57,4 +106,8 @@ def group(
 
 def _change(key: str, **fields: str | None) -> None:
     if not change_key(home().keys, key, **fields):
-        raise typer.BadParameter(f"there is no key {key!r}; see `groupqwen keys list`", param_hint="KEY")
+        raise _unknown(key)
+
+
+def _unknown(key: str) -> typer.BadParameter:
+    return typer.BadParameter(f"there is no key {key!r}; see `groupqwen keys list`", param_hint="KEY")

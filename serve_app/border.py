@@ -6,6 +6,7 @@ In this order, because each step costs more than the one before it and needs les
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
@@ -15,9 +16,9 @@ from fastapi.security import HTTPBearer
 from ray.serve.context import _get_serve_request_context
 from starlette.requests import HTTPConnection
 
-from deployments.contract import ChatError, invalid
+from deployments.contract import ChatError, invalid, not_allowed
 from serve_app.devices import CLIENT_HEADER, Devices
-from serve_app.keys import KeyRing
+from serve_app.keys import ApiKey, KeyRing, KeyScope
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -26,6 +27,17 @@ Send = Callable[[Message], Awaitable[None]]
 
 OPEN_PATHS = frozenset({"/docs", "/docs/oauth2-redirect", "/openapi.json", "/v1/health", "/"})
 """What anyone may see. `/v1/health` says more to who has a key."""
+
+
+ADMIN_PATHS = re.compile(r"/v1/(?:keys(?:/.*)?|cache/clear|rollout|models/.+/(?:load|unload|pin))/?")
+"""What touches others than the one who asks."""
+
+
+def wanted_scope(path: str) -> KeyScope | None:
+    """What a key must be for; None where none is needed."""
+    if path in OPEN_PATHS:
+        return None
+    return "admin" if ADMIN_PATHS.fullmatch(path) else "chat"
 
 
 @dataclass
@@ -73,6 +85,9 @@ class Border:
         try:
             if key is None and scope["path"] not in OPEN_PATHS:
                 raise no_key()
+            wanted = wanted_scope(scope["path"])
+            if key is not None and wanted is not None and wanted not in key.scopes:
+                raise not_for_this(wanted, key)
             body = await _read(scope, receive, _rules.body_bytes)
         except ChatError as error:
             await _refuse(error, send)
@@ -122,6 +137,13 @@ def no_key() -> ChatError:
         status=401,
         kind="authentication_error",
         code="invalid_api_key",
+    )
+
+
+def not_for_this(wanted: KeyScope, key: ApiKey) -> ChatError:
+    """A 403."""
+    return not_allowed(
+        f"This needs a key with the scope {wanted!r}; this one has: {', '.join(key.scopes) or 'none'}."
     )
 
 

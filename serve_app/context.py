@@ -32,7 +32,8 @@ def request_context(connection: HTTPConnection) -> RequestContext:
         device=cast(DeviceClass, device) if device in DEVICES else "server",
         preference=_preference(headers.get("x-groupqwen-preference", "")) or _preference(key.preference or ""),
         max_cost_usd=_dollars(headers.get("x-groupqwen-max-cost")),
-        remote=headers.get("x-groupqwen-remote", "").strip().lower() != "never",
+        variants=key.variants,
+        remote=key.remote and headers.get("x-groupqwen-remote", "").strip().lower() != "never",
         cache="bypass" if "no-store" in control else "refresh" if "no-cache" in control else "use",
     )
 

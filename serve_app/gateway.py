@@ -49,6 +49,7 @@ from serve_app.completions import text_body, text_chunk
 from serve_app.context import asker, disconnected, request_context
 from serve_app.devices import Devices
 from serve_app.errors import ERRORS, chat_error, shape_errors
+from serve_app.key_routes import routes
 from serve_app.keys import ApiKey, KeyRing
 from serve_app.metrics import scrape
 from serve_app.schemas import (
@@ -95,6 +96,7 @@ api = FastAPI(
 )
 
 api.add_middleware(Border)
+api.include_router(routes)
 shape_errors(api)
 
 

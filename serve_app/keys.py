@@ -11,17 +11,25 @@ import json
 import os
 import secrets
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from filelock import FileLock
 
 PREFIX = "gq-"
+GROUP_NAME = r"[A-Za-z0-9][A-Za-z0-9.-]{0,63}"
 CHECK_SECONDS = 1.0
+
+
+KeyScope = Literal["chat", "admin"]
+SCOPES: tuple[KeyScope, ...] = ("chat", "admin")
+"""chat: to ask, and to see and forget one's own. admin: keys, memory, rollouts, everyone's cache."""
 
 
 @dataclass(frozen=True)
 class ApiKey:
-    """What is kept of a key. `id` is safe to show and log."""
+    """What is kept of a key. `id` is safe to show and log. A key of before there were scopes may do all."""
 
     id: str
     name: str
@@ -31,6 +39,11 @@ class ApiKey:
     """economy, balanced or best, where a request does not say; None: as the owner has set it."""
     group: str | None = None
     """Keys of one group may be served from each other's answers."""
+    scopes: tuple[KeyScope, ...] = SCOPES
+    variants: tuple[str, ...] | None = None
+    """Who may answer it; None: all."""
+    remote: bool = True
+    """Whether its requests may leave the group's own machines."""
 
 
 def hash_key(secret: str) -> str:
@@ -45,27 +58,68 @@ def read_keys(path: Path) -> list[ApiKey]:
     except FileNotFoundError:
         return []
     try:
-        return [ApiKey(**entry) for entry in json.loads(text)["keys"]]
+        return [_key(entry) for entry in json.loads(text)["keys"]]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged ({error}); put it back, or remove it to make a new key") from error
 
 
-def create_key(path: Path, name: str, secret: str | None = None, instead_of: str = "") -> tuple[ApiKey, str]:
+def _key(entry: dict[str, Any]) -> ApiKey:
+    """A key as it is kept. What a newer version has written beside is left alone, not damage."""
+    known = {field.name for field in fields(ApiKey)}
+    said: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()
+    }
+    return ApiKey(**{name: value for name, value in said.items() if name in known})
+
+
+def create_key(
+    path: Path, name: str, secret: str | None = None, instead_of: str = "", **granted: Any
+) -> tuple[ApiKey, str]:
     """Make a key, of `secret` where one is given, and add it to the file; its secret is returned and kept nowhere.
-    The key that is stored as `instead_of` is taken out."""
+    The key that is stored as `instead_of` is taken out. `granted`: its other fields."""
     secret = secret or PREFIX + secrets.token_urlsafe(32)
-    key = ApiKey(f"key_{secrets.token_hex(6)}", name, hash_key(secret), int(time.time()))
-    _write(path, [*(each for each in read_keys(path) if each.sha256 != instead_of), key])
+    key = ApiKey(f"key_{secrets.token_hex(6)}", name, hash_key(secret), int(time.time()), **granted)
+    with _alone(path):
+        _write(path, [*(each for each in read_keys(path) if each.sha256 != instead_of), key])
     return key, secret
 
 
-def change_key(path: Path, key_id: str, **fields: Any) -> bool:
-    """What a key prefers, or which group it is of, from now on; whether there is such a key."""
-    keys = read_keys(path)
-    if all(key.id != key_id for key in keys):
-        return False
-    _write(path, [replace(key, **fields) if key.id == key_id else key for key in keys])
+def revoke_key(path: Path, key_id: str) -> bool:
+    """Take a key out; whether it was there."""
+    with _alone(path):
+        keys = read_keys(path)
+        left = [key for key in keys if key.id != key_id]
+        if len(left) < len(keys):
+            _write(path, left)
+    return len(left) < len(keys)
+
+
+def rotate_key(path: Path, key_id: str) -> str | None:
+    """Give a key another secret, which is returned; the one before is none any more. None where there is no such
+    key."""
+    secret = PREFIX + secrets.token_urlsafe(32)
+    return secret if change_key(path, key_id, sha256=hash_key(secret)) else None
+
+
+def last_admin(path: Path, key_id: str) -> bool:
+    """Whether nobody could make a key any more without this one."""
+    admins = [key.id for key in read_keys(path) if "admin" in key.scopes]
+    return admins == [key_id]
+
+
+def change_key(path: Path, key_id: str, **changes: Any) -> bool:
+    """What a key is from now on; whether there is such a key."""
+    with _alone(path):
+        keys = read_keys(path)
+        if all(key.id != key_id for key in keys):
+            return False
+        _write(path, [replace(key, **changes) if key.id == key_id else key for key in keys])
     return True
+
+
+def _alone(path: Path) -> FileLock:
+    """The command and several Gateways change one file: one after the other."""
+    return FileLock(f"{path}.lock", mode=0o600, timeout=10)
 
 
 def _write(path: Path, keys: list[ApiKey]) -> None:

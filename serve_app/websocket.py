@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from configs.profile import Limits
 from deployments.contract import ChatError, ChatRequest, RequestContext, invalid
 from serve_app.answers import AnswerStream
-from serve_app.border import no_key
+from serve_app.border import no_key, not_for_this
 from serve_app.context import request_context
 from serve_app.keys import KeyRing
 
@@ -39,6 +39,10 @@ async def serve_socket(socket: WebSocket, keys: KeyRing, limits: Limits, open_st
         if socket.state.key is None and not await _sends_key(socket, keys):
             await socket.send_json(no_key().body())
             await socket.close(4401)
+            return
+        if "chat" not in socket.state.key.scopes:
+            await socket.send_json(not_for_this("chat", socket.state.key).body())
+            await socket.close(4403)
             return
         inbox.open()
         while True:

@@ -72,6 +72,8 @@ def cache_keys(request: ChatRequest, context: RequestContext, rules: CacheRules)
         "knowledge": tag,
         "device": context.device,
         "preference": context.preference,
+        # (Nor what a variant has said that this key may not ask.)
+        "variants": None if context.variants is None else sorted(context.variants),
     }
     exact = _digest({**surroundings, **fields})
     query = text_of(request.messages[-1].get("content"))

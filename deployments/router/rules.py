@@ -16,7 +16,7 @@ from configs.catalog import Catalog
 from configs.profile import Profile
 from configs.routing import LEVELS, Condition, Level, Preference, Routing, Rule
 from deployments.classifier.rules import THINKING, Classification, last_user_text
-from deployments.contract import ChatError, ChatRequest, RequestContext, invalid, node_away
+from deployments.contract import ChatError, ChatRequest, RequestContext, invalid, node_away, not_allowed
 from deployments.router.bandit import Bandit
 from deployments.router.calibration import nothing
 from deployments.router.choice import Offer, blended, choose
@@ -132,6 +132,9 @@ class Rules:
                 spent = round((time.perf_counter() - started) * 1e3, 3)
                 return replace(decision, forced=forced, decided_ms=spent)
             passed.append(Candidate(name, objection))
+        if wish.kind == "variant" and context.variants is not None and wish.name not in context.variants:
+            may = ", ".join(context.variants) or "none"
+            raise not_allowed(f"This key may not ask {wish.name!r}; it may ask: {may}.")
         if wish.kind == "variant" and wish.name in self.situation.away:
             raise node_away(wish.name, str(self.profile.variants[wish.name].node))
         bounded = not context.remote or context.max_cost_usd is not None
@@ -273,6 +276,8 @@ class Rules:
     ) -> str | None:
         """Why `name` cannot take the request at all, or None."""
         spec, served = self.catalog.variants[name], self.profile.variants[name]
+        if context.variants is not None and name not in context.variants:
+            return "may not be asked with this key"
         if name in self.situation.away:
             return f"its node, the {served.node}, is away"
         if rule is not None and name in rule.forbid:

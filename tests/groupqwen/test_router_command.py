@@ -23,7 +23,7 @@ from groupqwen.cli import app
 from groupqwen.outcomes import OutcomesError
 from groupqwen.router_report import page
 from groupqwen.routers import outcomes_of
-from serve_app.keys import create_key, read_keys
+from serve_app.keys import create_key, hash_key, read_keys
 from tests.benchmarks.test_cascade import written
 
 
@@ -190,6 +190,25 @@ def test_the_caches_files_need_a_group_that_was_started(home: Path, tmp_path: Pa
     for command in (["export", str(tmp_path / "x")], ["warm"], ["pin", "f" * 40]):
         done = run("cache", *command)
         assert done.exit_code == 1 and "scripts/up.sh" in done.output, command
+
+
+def test_keys_are_made_rotated_and_revoked(home: Path) -> None:
+    path = home / "keys.json"
+    assert run("keys", "create", "me", "--scope", "chat", "--scope", "admin").exit_code == 0
+    made = run("keys", "create", "phone", "--variant", "small", "--local")
+    assert made.exit_code == 0, made.output
+    owner, phone = read_keys(path)
+    assert owner.scopes == ("chat", "admin")
+    assert (phone.scopes, phone.variants, phone.remote) == (("chat",), ("small",), False)
+    secret = made.output.split()[-1]
+    assert phone.sha256 == hash_key(secret) and secret not in path.read_text()
+    rotated = run("keys", "rotate", phone.id)
+    assert read_keys(path)[1].sha256 == hash_key(rotated.output.split()[-1]) != phone.sha256
+    assert run("keys", "revoke", owner.id).exit_code != 0, "nobody could make another"
+    assert run("keys", "revoke", phone.id).exit_code == 0
+    assert [key.id for key in read_keys(path)] == [owner.id]
+    for command in (["revoke", phone.id], ["rotate", phone.id], ["create", "x", "--scope", "root"]):
+        assert run("keys", *command).exit_code != 0
 
 
 def test_keys_are_listed_and_may_prefer_something(home: Path) -> None:

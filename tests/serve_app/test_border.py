@@ -206,3 +206,38 @@ async def test_before_it_has_rules_the_border_lets_nothing_in(monkeypatch: pytes
     with pytest.raises(AssertionError):
         await ask(inner)
     assert inner.body is None
+
+
+@pytest.mark.parametrize(
+    ("path", "wanted"),
+    [
+        ("/v1/chat/completions", "chat"),
+        ("/v1/models", "chat"),
+        ("/v1/models/a/b", "chat"),
+        ("/v1/cache/forget", "chat"),
+        ("/v1/metrics", "chat"),
+        ("/v1/cache/clear", "admin"),
+        ("/v1/cache/clear/", "admin"),
+        ("/v1/keys", "admin"),
+        ("/v1/keys/key_1/rotate", "admin"),
+        ("/v1/models/a/b/load", "admin"),
+        ("/v1/rollout", "admin"),
+        ("/v1/health", None),
+        ("/docs", None),
+    ],
+)
+def test_what_touches_others_wants_another_scope(path: str, wanted: str | None) -> None:
+    assert border.wanted_scope(path) == wanted
+
+
+async def test_a_key_for_chats_is_refused_before_its_body_is_read(tmp_path: Path, secret: str) -> None:
+    path = tmp_path / "others.json"
+    _, chats = create_key(path, "phone", scopes=("chat",))
+    rules = border._rules
+    assert rules is not None
+    border.enforce(Rules(KeyRing(path), LIMIT, rules.devices))
+    inner = Inner()
+    status, body, _, unread = await ask(inner, b"x", path="/v1/cache/clear", authorization=f"Bearer {chats}")
+    assert (status, unread, inner.body) == (403, 1, None)
+    assert body["error"]["type"] == "permission_error"
+    assert (await ask(Inner(), b"x", authorization=f"Bearer {chats}"))[0] == 200

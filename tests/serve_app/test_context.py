@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,12 +9,13 @@ from starlette.requests import Request
 
 from deployments.contract import ChatError, RequestContext
 from serve_app.context import request_context
+from serve_app.keys import ApiKey
 
 
 def context(key_prefers: str | None = None, **headers: str) -> RequestContext:
     named = [(f"x-groupqwen-{name.replace('_', '-')}".encode(), value.encode()) for name, value in headers.items()]
     state: dict[str, Any] = {
-        "key": SimpleNamespace(id="k", preference=key_prefers, group=None),
+        "key": ApiKey("k", "test", "", 0, preference=key_prefers),
         "request_id": "r",
         "device": "",
     }

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import asyncio
-from types import SimpleNamespace
 from typing import Any
 
 from starlette.requests import Request
 
 from serve_app.context import request_context
 from serve_app.devices import Devices, addresses
+from serve_app.keys import ApiKey
 
 
 def node(address: str, *resources: str, alive: bool = True) -> dict[str, Any]:
@@ -66,7 +66,7 @@ async def test_a_profile_without_nodes_asks_nothing() -> None:
 
 def test_a_request_says_where_it_comes_from_or_its_address_does() -> None:
     def device_of(known: str | None, *headers: tuple[bytes, bytes]) -> str:
-        state = {"key": SimpleNamespace(id="k", preference=None, group=None), "request_id": "r", "device": known}
+        state = {"key": ApiKey("k", "test", "", 0), "request_id": "r", "device": known}
         scope = {"type": "http", "headers": list(headers), "state": state}
         return request_context(Request(scope)).device
 

@@ -77,7 +77,9 @@ def test_a_key_may_prefer_something_and_old_files_are_read(tmp_path: Path) -> No
     ring = KeyRing(path)
     found = ring.find(secret)
     assert found is not None and found.preference == "economy" and found.group == "family"
+    assert found.scopes == ("chat", "admin") and found.variants is None and found.remote
     plain = json.loads(path.read_text())
+    plain["keys"][0]["of_tomorrow"] = [1]
     del plain["keys"][0]["preference"]
     path.write_text(json.dumps(plain))
     assert read_keys(path)[0].preference is None

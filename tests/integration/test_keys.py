@@ -1,0 +1,93 @@
+"""Keys: who may do what, through the endpoint and by command."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from websockets.sync.client import connect
+
+from groupqwen.stack.deploy import http
+from tests.integration.conftest import MIDDLE, SMALL, Stack, wait_for
+
+
+@pytest.fixture
+def make(stack: Stack) -> Iterator[Any]:
+    """Makes keys, which are gone afterwards."""
+    made: list[str] = []
+
+    def new(**fields: Any) -> dict[str, Any]:
+        key: dict[str, Any] = stack.post("/keys", {"name": "of a test", **fields}).json()
+        made.append(key["id"])
+        return key
+
+    yield new
+    for key_id in made:
+        http().delete(f"{stack.url}/keys/{key_id}", headers=stack.headers)
+
+
+def ask(stack: Stack, secret: str, path: str, body: Any = None, method: str = "POST") -> httpx.Response:
+    headers = {"authorization": f"Bearer {secret}", "cache-control": "no-store"}
+    return http().request(method, stack.url + path, json=body, headers=headers, timeout=60)
+
+
+def chat(model: str = "auto") -> dict[str, Any]:
+    return {"model": model, "messages": [{"role": "user", "content": "Say hi."}], "max_tokens": 2}
+
+
+def works(stack: Stack, secret: str) -> bool:
+    return ask(stack, secret, "/models", method="GET").status_code == 200
+
+
+def test_a_key_may_do_what_it_was_made_for_and_nothing_else(stack: Stack, make: Any) -> None:
+    key = make(variants=[MIDDLE])
+    assert key["scopes"] == ["chat"] and key["secret"].startswith("gq-")
+    wait_for(lambda: works(stack, key["secret"]), 5, "a new key does not count")
+    answer = ask(stack, key["secret"], "/chat/completions", chat())
+    assert answer.headers["x-groupqwen-variant"] == MIDDLE, "whoever else would be meant"
+    refused = ask(stack, key["secret"], "/chat/completions", chat(SMALL))
+    assert refused.status_code == 403 and "may not ask" in refused.text
+    for method, path in (
+        ("GET", "/keys"),
+        ("POST", "/keys"),
+        ("DELETE", f"/keys/{key['id']}"),
+        ("POST", f"/keys/{key['id']}/rotate"),
+        ("POST", "/cache/clear"),
+        ("GET", "/rollout"),
+        ("POST", f"/models/{SMALL}/unload"),
+    ):
+        told = ask(stack, key["secret"], path, {} if method == "POST" else None, method)
+        assert told.status_code == 403 and "'admin'" in told.text, path
+    only_admin = make(scopes=["admin"])["secret"]
+    wait_for(lambda: ask(stack, only_admin, "/keys", method="GET").status_code == 200, 5, "it does not count")
+    assert ask(stack, only_admin, "/chat/completions", chat()).status_code == 403
+    with connect(
+        stack.url.replace("http", "ws") + "/chat/ws", additional_headers={"x-api-key": only_admin}
+    ) as socket:
+        assert json.loads(socket.recv())["error"]["code"] == "not_allowed"
+
+
+def test_a_key_that_was_revoked_or_rotated_counts_for_nothing(stack: Stack, make: Any) -> None:
+    key = make()
+    wait_for(lambda: works(stack, key["secret"]), 5, "a new key does not count")
+    rotated = stack.post(f"/keys/{key['id']}/rotate", {}).json()
+    assert rotated["id"] == key["id"] and rotated["secret"] != key["secret"]
+    wait_for(lambda: not works(stack, key["secret"]), 5, "the secret of before still counts")
+    wait_for(lambda: works(stack, rotated["secret"]), 5, "the new secret does not count")
+    shown = stack.get("/keys").json()["keys"]
+    assert key["id"] in [one["id"] for one in shown]
+    assert all("secret" not in one and "sha256" not in one for one in shown)
+    gone = http().delete(f"{stack.url}/keys/{key['id']}", headers=stack.headers)
+    assert gone.json() == {"id": key["id"], "revoked": True}
+    wait_for(lambda: not works(stack, rotated["secret"]), 5, "a revoked key still counts")
+    assert http().delete(f"{stack.url}/keys/{key['id']}", headers=stack.headers).status_code == 404
+
+
+def test_nobody_locks_everyone_out(stack: Stack) -> None:
+    owner = next(one["id"] for one in stack.get("/keys").json()["keys"] if one["name"] == "owner")
+    refused = http().delete(f"{stack.url}/keys/{owner}", headers=stack.headers)
+    assert refused.status_code == 400
+    assert works(stack, stack.key)
