@@ -1,15 +1,18 @@
-"""How long the cache takes: its own lookups over more and more entries, and hits through the whole stack beside
-LiteLLM's proxy with its Redis cache. Needs a running group (`bash scripts/up.sh`).
+"""How long the cache takes: its own lookups over more and more entries, hits through the whole stack beside
+LiteLLM's proxy with its Redis cache, and how much later a miss begins. Needs a running group
+(`bash scripts/up.sh`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
 import secrets
 import subprocess
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ import numpy as np
 from rich.progress import track
 
 from benchmarks import servers
-from benchmarks.load import Target, median, percentile
+from benchmarks.load import Target, ask, median, percentile
 from benchmarks.machine import console, show
 from benchmarks.overhead import VARIANT, group_and_engine, litellm_proxy, running
 from configs.home import Home
@@ -156,6 +159,8 @@ async def _stack(group: Target, proxy: Target, rounds: int) -> None:
         times = [(await _ask(session, proxy, question))[0] for _ in range(rounds + 5)][5:]
         rows.append(["LiteLLM's proxy, exact hit", f"{median(times):.1f} / {percentile(times, 0.99):.1f}"])
         show("A hit through the stack, one client, body and all", ["side", "ms (p50 / p99)"], rows)
+        row = await _miss(session, group, rounds)
+        show("First token of a miss, one client", ["cache on, ms (p50)", "no-store", "what it costs"], [row])
         rates: dict[str, list[float]] = {group.name: [], proxy.name: []}
         for _ in range(3):
             for target in (group, proxy):
@@ -166,6 +171,25 @@ async def _stack(group: Target, proxy: Target, rounds: int) -> None:
         show(
             f"Exact hits per second, {CONCURRENT} clients (median of three interleaved rounds)", ["side", ""], rows
         )
+
+
+async def _miss(session: aiohttp.ClientSession, group: Target, rounds: int) -> list[str]:
+    """How much later a miss begins than the same request that leaves the cache alone, the two taking turns. No two
+    prompts are the same, all are equally long, and answers that are cut off are not kept."""
+    sides = [group, replace(group, headers={"cache-control": "no-store"})]
+    firsts: list[list[float]] = [[], []]
+    numbers = iter(random.sample(range(10_000, 100_000), 2 * (rounds + 5)))
+    for number in range(rounds + 5):
+        for side in (0, 1) if number % 2 else (1, 0):
+            question = f"Which word goes with {next(numbers)}?"
+            body = {"messages": [{"role": "user", "content": question}], "temperature": 0, "max_tokens": 4}
+            answer = await ask(session, sides[side], body)
+            if answer.first is None:
+                raise RuntimeError(f"{group.name}: {answer}")
+            if number >= 5:
+                firsts[side].append(1e3 * answer.first)
+    on, off = map(median, firsts)
+    return [f"{on:.1f}", f"{off:.1f}", f"{on - off:+.1f}"]
 
 
 def _in_other_letters(question: str, count: int) -> list[str]:

@@ -137,6 +137,12 @@ class CacheRules(Strict):
         1.0, ge=0, le=2, description="A request hotter than this wants variety, not a cached answer."
     )
     budget_ms: float = Field(20.0, gt=0, description="A lookup that takes longer counts as a miss (milliseconds).")
+    head_start_ms: float = Field(
+        20.0,
+        ge=0,
+        description="Once a variant is decided for, so long the search for a similar question may go on before it "
+        "is asked beside it (milliseconds). 0: at once, which spares a miss the search and costs a hit the start.",
+    )
 
 
 class Exchange(Strict):

@@ -6,8 +6,8 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from dataclasses import dataclass, replace
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from deployments.ledger.journal import Journal
 from deployments.ledger.record import Progress, QueryRecord
 from deployments.router.afterwards import Afterwards
 from deployments.router.answering import Answering, Committed
+from deployments.router.asked import Asked
 from deployments.router.bandit import Bandit
 from deployments.router.calibration import Calibration, CalibrationError, load_calibration, nothing
 from deployments.router.canary import CanaryRules
@@ -49,14 +50,6 @@ from deployments.serving import deployment
 logger = logging.getLogger("ray.serve")
 
 LATENCY_BUCKETS = [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300]
-
-
-@dataclass(frozen=True)
-class _Started:
-    """A variant that was asked: its first chunks (they come when it accepts the request), and the rest."""
-
-    first: asyncio.Future[list[ChatCompletionChunk]]
-    steps: AsyncGenerator[list[ChatCompletionChunk], None]
 
 
 @deployment
@@ -216,14 +209,22 @@ class Router:
     ) -> AsyncGenerator[list[Item], None]:
         """The answer that the cache has, or a fresh one."""
         if lookup.answer is None:
-            asking = await self._asking(request, context, lookup.embedding)
             async with AsyncExitStack() as opened:
-                # The variant starts while the cache looks for a similar question: a miss waits for the longer of
-                # the two, not for their sum, and a hit wastes a few milliseconds of the variant's time.
-                started = await opened.enter_async_context(self._started(asking))
-                lookup = await self._reader.similar(replace(lookup, kind=asking.found.task))
+                looking = asyncio.ensure_future(self._reader.similar(request, lookup))
+                opened.callback(looking.cancel)
+                await asyncio.sleep(0)  # The cache reads the question while it is classified.
+                asking = await self._asking(request, context, lookup.embedding)
+                asked = Asked(asking.ask(asking.decision.variant, request))
+                opened.push_async_callback(asked.aclose)
+                # A variant that was asked in vain reads the prompt all the same, up to a batch of it, and on a
+                # processor holds up this hit and the next: it is asked when the cache has nothing, or when the
+                # cache takes its time.
+                await asyncio.wait({looking}, timeout=self._rules.routing.cache.head_start_ms / 1e3)
+                if not looking.done():
+                    asked.begin()
+                lookup = replace(await looking, kind=asking.found.task)
                 if lookup.answer is None:
-                    steps = self._fresh(asking, started, lookup, record)
+                    steps = self._fresh(asking, asked, lookup, record)
                     async for items in await opened.enter_async_context(aclosing(steps)):
                         yield items
                     return
@@ -257,7 +258,7 @@ class Router:
         )
 
     async def _fresh(
-        self, asking: Asking, started: _Started, lookup: Lookup, record: QueryRecord
+        self, asking: Asking, asked: Asked, lookup: Lookup, record: QueryRecord
     ) -> AsyncGenerator[list[Item], None]:
         """An answer from variants: the decided one's, or of who takes over."""
         decision = asking.decision
@@ -268,7 +269,7 @@ class Router:
         routed: list[Item] = []
         shadowed = drawn(asking.context.request_id, self._rules.routing.learning.shadow)
         try:
-            async with aclosing(answering.run(decision.variant, _resumed(started))) as items:
+            async with aclosing(answering.run(decision.variant, asked.chunks())) as items:
                 async for item in items:
                     if isinstance(item, Committed):
                         decision = committed(asking.decision, item, self._catalog)
@@ -308,18 +309,6 @@ class Router:
             return
         self._lookups.inc(tags={"outcome": lookup.outcome})
         self._seen_lookups.seen(lookup)
-
-    @asynccontextmanager
-    async def _started(self, asking: Asking) -> AsyncIterator[_Started]:
-        """Ask the decided variant, and stop it when this is left."""
-        async with aclosing(asking.ask(asking.decision.variant, asking.request)) as steps:
-            first = asyncio.ensure_future(anext(steps))
-            try:
-                await asyncio.sleep(0)  # The variant's request goes out before anything else that is asked now.
-                yield _Started(first, steps)
-            finally:
-                first.cancel()
-                await asyncio.gather(first, return_exceptions=True)
 
     async def _generate(
         self, variant: str, request: ChatRequest, context: RequestContext
@@ -368,17 +357,6 @@ def _from_cache(request: ChatRequest, context: RequestContext, lookup: Lookup) -
         requested=request.model or AUTO,
         device=context.device,
     )
-
-
-async def _resumed(started: _Started) -> AsyncGenerator[list[ChatCompletionChunk], None]:
-    """All chunks of a variant that was asked already; closing this stops it."""
-    async with aclosing(started.steps):
-        try:
-            yield await started.first
-        except StopAsyncIteration:
-            return  # It has said nothing at all.
-        async for chunks in started.steps:
-            yield chunks
 
 
 def calibration_at(path: Path) -> Calibration:

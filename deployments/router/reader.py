@@ -60,18 +60,18 @@ class Reader:
         lookup = await self._exact.look_up(request, context, self._routing.cache)
         if lookup.answer is None and self._reads_embedding(request):
             asked = lookup.similar_may_serve
-            kind = classify(request.messages, self._routing).task if asked else None
-            lookup = await self.similar(replace(lookup, kind=kind))
+            lookup = await self.similar(request, lookup)
             # (A cache that has just said nothing is not asked once more.)
             if lookup.answer is None and not asked:
                 lookup = replace(lookup, embedding=await self._made(request))
         return lookup
 
-    async def similar(self, lookup: Lookup) -> Lookup:
+    async def similar(self, request: ChatRequest, lookup: Lookup) -> Lookup:
         """The second half, for requests that a similar question's answer may serve. A cache that is gone is a
         miss."""
         if not lookup.similar_may_serve:
             return lookup
+        lookup = replace(lookup, kind=classify(request.messages, self._routing).task)
         try:
             found: Lookup = await asyncio.wait_for(self._find_similar.remote(lookup), PATIENCE_SECONDS)
             return found
