@@ -97,7 +97,9 @@ class CacheRules(Strict):
         0.3, ge=0, le=1, description="The least P(same answer) that a verifier is asked about."
     )
     verified: float = Field(0.8, ge=0, le=1, description="The verifier's P(yes) from which it says yes.")
-    verify_ms: float = Field(150.0, gt=0, description="A verifier that takes longer has said no (milliseconds).")
+    verify_ms: float = Field(
+        150.0, gt=0, le=800, description="A verifier that takes longer has said no (milliseconds)."
+    )
     judge: str | None = Field(
         None,
         description="The variant that compares two answers where words and numbers do not tell, asked in both "
@@ -133,6 +135,7 @@ class CacheRules(Strict):
     max_cache_size_mb: int = Field(
         256, gt=0, description="Beyond, what is worth least goes: seconds it took, times used, by size."
     )
+    max_pinned: int = Field(1000, ge=0, description="Entries that stay until they are forgotten, of all keys.")
     max_temperature: float = Field(
         1.0, ge=0, le=2, description="A request hotter than this wants variety, not a cached answer."
     )

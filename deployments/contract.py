@@ -283,6 +283,9 @@ def _rebuild(
     return ChatError(message, status=status, kind=kind, code=code, param=param, retry_after=retry_after)
 
 
+AUTO = "auto"
+"""The model's name where the Router decides; also where none is named."""
+
 AWAY = "node_away"
 NOT_READY = "variant_not_ready"
 """Codes of answers that another variant may give instead."""

@@ -4,6 +4,7 @@ endpoint: who can write entries decides what others are told."""
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, replace
@@ -13,7 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from configs.home import Home, home
-from configs.routing import CacheRules
+from configs.routing import PREFERENCES, CacheRules
 from deployments.cache.answer import CachedAnswer
 from deployments.cache.canonical import KNOWLEDGE, cache_keys
 from deployments.cache.seal import seal_of
@@ -50,28 +51,36 @@ class Written:
 async def taken_out(store: CacheStore, seal: str) -> AsyncIterator[str]:
     """Every entry as a line of JSON."""
     async for kept in store.everything():
-        row = {**asdict(kept), "seal": seal}
-        yield json.dumps({name: value for name, value in row.items() if name not in ("epoch", "embedding")})
+        expires_at = None if kept.seconds == PINNED else round(time.time()) + kept.seconds
+        row = {**asdict(kept), "seal": seal, "expires_at": expires_at}
+        left_out = ("epoch", "embedding", "seconds")
+        yield json.dumps({name: value for name, value in row.items() if name not in left_out})
 
 
 def read_entries(path: Path, store: CacheStore, seal: str, key: ApiKey, rules: CacheRules) -> Iterator[Kept]:
-    """Entries of a file that `taken_out` has written, or that a person has: `query` and `answer` in each line, and
-    perhaps `model`, `system`, `knowledge`. Raises `CacheFileError`."""
+    """Entries of a file that `taken_out` has written (but those whose time is over), or that a person has:
+    `query` and `answer` in each line, and perhaps `model`, `system`, `knowledge`. Raises `CacheFileError`."""
     with path.open() as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
             try:
                 row = json.loads(line)
-                yield _taken(row, seal) if "key" in row else _written(Written(**row), store, key, rules)
+                kept = _taken(row, seal) if "key" in row else _written(Written(**row), store, key, rules)
             except (ValueError, TypeError, KeyError) as error:
                 raise CacheFileError(f"{path}, line {number}: {error}") from error
+            if kept is not None:
+                yield kept
 
 
-def _taken(row: dict[str, Any], seal: str) -> Kept:
+def _taken(row: dict[str, Any], seal: str) -> Kept | None:
     if row.pop("seal") != seal:
         raise ValueError("it was kept under another key (or none), by which entries are named")
-    return Kept(**{**row, "answer": CachedAnswer(**row["answer"]), "epoch": ""})
+    expires_at = row.pop("expires_at")
+    left = PINNED if expires_at is None else round(float(expires_at) - time.time())
+    if expires_at is not None and left <= 0:
+        return None
+    return Kept(**{**row, "answer": CachedAnswer(**row["answer"]), "epoch": "", "seconds": left})
 
 
 def _written(row: Written, store: CacheStore, key: ApiKey, rules: CacheRules) -> Kept:
@@ -79,7 +88,7 @@ def _written(row: Written, store: CacheStore, key: ApiKey, rules: CacheRules) ->
     messages = [*system, {"role": "user", "content": row.query}]
     metadata = None if row.knowledge is None else {KNOWLEDGE: row.knowledge}
     request = ChatRequest.model_validate({"messages": messages, "model": row.model, "metadata": metadata})
-    context = RequestContext("import", key_id=key.id, group=key.group)
+    context = request_of(key)
     keys = cache_keys(request, context, rules)
     if keys is None:
         raise ValueError(f"{row.query!r} is never answered from the cache (groupqwen cache explain)")
@@ -95,13 +104,23 @@ def _written(row: Written, store: CacheStore, key: ApiKey, rules: CacheRules) ->
     )
 
 
+def request_of(key: ApiKey) -> RequestContext:
+    """A request with this key that says nothing else of itself."""
+    preference = next((known for known in PREFERENCES if known == key.preference), None)
+    return RequestContext(
+        "import", key.id, group=key.group, preference=preference, variants=key.variants, remote=key.remote
+    )
+
+
 async def put_in(store: CacheStore, entries: Sequence[Kept], console: Console) -> int:
     """Keep these, with vectors by the embedder that is used here; how many there are now."""
     vectors = vectors_of([kept.query for kept in entries], console)
+    if vectors is None:
+        raise CacheFileError("without an embedder nothing can be found again: run `bash scripts/up.sh`")
     _, epoch = await store.get("")
     count = 0
     for place, kept in enumerate(entries):
-        embedding = None if vectors is None else vectors.values[place].astype("<f4").tobytes()
+        embedding = vectors.values[place].astype("<f4").tobytes()
         found = kept.fingerprint is not None
         count += await store.put(replace(kept, epoch=epoch, embedding=embedding if found else None))
     return count

@@ -60,11 +60,10 @@ def stats() -> None:
     console.print(
         table if said["partitions"] else "Nothing was checked yet: every miss beside an entry is a check."
     )
-    if said["verifier"] is not None:
-        known = said["verifier"]
+    for name, known in said["verifier"].items():
         console.print(
-            f"The verifier: {known['labels']} of its yeses checked, {known['wrong']} wrong; if they served, wrong "
-            f"answers to at most {known['per_request']:.2%} of requests"
+            f"The verifier, {name}: {known['labels']} of its yeses checked, {known['wrong']} wrong; if they "
+            f"served, wrong answers to at most {known['per_request']:.2%} of requests"
         )
 
 
@@ -162,17 +161,19 @@ async def _from_file(source: Path, key_id: str | None) -> int:
 def warm(
     top: Annotated[int, typer.Option(min=1, max=1000, help="How many questions.")] = 50,
 ) -> None:
-    """Ask the questions of the Ledger that came most often once more, so that their answers are there. Questions
-    that are never kept are left out."""
+    """Ask what you have asked most often once more, so that the answers are there. Questions that are never kept
+    are left out."""
     from rich.progress import track
 
     from deployments.cache.eligibility import changes
     from groupqwen.routers import from_ledger
+    from serve_app.keys import hash_key, read_keys
 
     with _told():
-        found = asyncio.run(from_ledger(lambda store: store.most_asked(top)))
-        questions = [question for question in found if changes(question) is None]
         endpoint, key = endpoint_and_key()
+        mine = next(each.id for each in read_keys(home().keys) if each.sha256 == hash_key(key))
+        found = asyncio.run(from_ledger(lambda store: store.most_asked(mine, top)))
+        questions = [question for question in found if changes(question) is None]
         for question in track(questions, "asking", console=console, transient=True):
             ask(endpoint, key, "/chat/completions", {"messages": [{"role": "user", "content": question}]})
     console.print(f"{len(questions)} questions asked; groupqwen cache stats says what is kept.")

@@ -24,6 +24,7 @@ from configs.planner import Plan, Row, make_plan
 from configs.profile import Profile, load_profile
 from configs.routing import DeviceClass, load_routing
 from deployments.cache.deployment import SemanticCache
+from deployments.cache.seal import seal_of
 from deployments.classifier.deployment import Classifier
 from deployments.ledger.deployment import Ledger
 from deployments.llamacpp.deployment import LlamaCppVariant
@@ -102,16 +103,17 @@ def build(args: dict[str, Any]) -> Application:
         return graph.bind(Trial, on_it, variants | ({RESIDENCY: keeper} if keeper else {}))
     redis_url = required("GROUPQWEN_REDIS_URL")
     of_cache = cache_arguments(profile, catalog, here)
+    seal = seal_of(here.cache_key).name
     # (A file's path stays the same when its source changes.)
-    made_with = [*of_cache, catalog.embedders[profile.embedder]]
+    made_with = [*of_cache, catalog.embedders[profile.embedder], seal]
     # Who may be asked for an opinion: no cache waits for one that is brought in first.
     at_hand = [row.variant for row in reversed(largest_first) if row.resident]
     opinions = {name: variants[name] for name in at_hand}
     several = {**ruled, "num_replicas": profile.limits.routers}
-    cache = graph.versioned(graph.bind(SemanticCache, several, *of_cache, opinions), made_with)
+    cache = graph.versioned(graph.bind(SemanticCache, several, *of_cache, opinions, seal), made_with)
     classifier = graph.bind(Classifier, ruled)
     ledger = graph.bind(Ledger, light, required("GROUPQWEN_DATABASE_URL"), str(here.journal))
-    router = graph.bind(Router, several, profile, catalog, variants, redis_url, cache, classifier)
+    router = graph.bind(Router, several, profile, catalog, variants, redis_url, seal, cache, classifier)
     # Room for health checks while all places are taken.
     ingress = {**stateless, "max_ongoing_requests": busy + 64}
     return graph.bind(Gateway, ingress, profile, catalog, router, cache, ledger, keeper)

@@ -416,8 +416,9 @@ class Gateway:
     @api.post("/v1/cache/forget")
     async def cache_forget(self, body: Forget, request: Request) -> Forgotten:
         """Forget answers, everywhere and at once; what is being answered now is not kept either. By id, or those
-        near a query, of a variant, or resting on some knowledge, a thousand at most. (What only the very same
-        request would be given has no entry here: it goes with its time, a thumbs-down, or `/v1/cache/clear`.)"""
+        near a query, of a variant, or resting on some knowledge; a thousand at most that are searched for. (What
+        only the very same request would be given is found by its knowledge alone: else it goes with its time, a
+        thumbs-down, or `/v1/cache/clear`.)"""
         searched = {"query": body.query, "variant": body.variant, "knowledge": body.knowledge}
         if not (body.ids or any(searched.values())):
             raise invalid("Say `ids`, a `query`, a `variant`, or `knowledge`.", param="ids")
@@ -425,6 +426,8 @@ class Gateway:
         if any(searched.values()):
             found = await self._entries(request, **searched, most_distance=body.distance, count=MOST_ENTRIES)
         ids = [one["id"] for one in found]
+        if body.knowledge and not (body.query or body.variant):
+            ids += await self._ask(self._cache.resting_on.remote(*asker(request), body.knowledge), "cache")
         if body.ids:
             ids += await self._ask(self._cache.owned.remote(*asker(request), body.ids), "cache")
         deleted = 0 if body.dry_run else await self._ask(self._cache.forget_entries.remote(ids), "cache")

@@ -220,7 +220,9 @@ class CacheStats(BaseModel):
     partitions: dict[str, Promise] = Field(
         description="By kind of question in your key's scope, and of all: what is served now, what is promised."
     )
-    verifier: Verifier | None = Field(None, description="Where a variant is asked about doubtful questions.")
+    verifier: dict[str, Verifier] = Field(
+        description="By kind of question in your key's scope, where a variant is asked about doubtful ones."
+    )
 
 
 class Cleared(BaseModel):

@@ -112,8 +112,8 @@ class Lookup:
     """Of the nearest of them, as `deployments.cache.likeness` has them."""
     why: str = ""
     """What spoke for or against the nearest."""
-    verified: bool = False
-    """Whether a verifier was asked, and said yes."""
+    verified_by: str | None = None
+    """The verifier that was asked and said yes."""
 
     @property
     def storable(self) -> bool:

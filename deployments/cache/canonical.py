@@ -15,7 +15,7 @@ from typing import Any
 from configs.routing import CacheRules
 from deployments.cache.eligibility import eligibility
 from deployments.classifier.rules import text_of
-from deployments.contract import ChatRequest, RequestContext
+from deployments.contract import AUTO, ChatRequest, RequestContext
 
 VERSION = 4
 """Part of every key: raise it when what is stored or compared changes."""
@@ -62,6 +62,7 @@ def cache_keys(request: ChatRequest, context: RequestContext, rules: CacheRules)
         return None
     fields = {key: value for key, value in request.model_dump(exclude_none=True).items() if key not in _IRRELEVANT}
     fields["max_tokens"] = request.token_limit
+    fields["model"] = request.model or AUTO
     # Whose answer it is is part of every cache key: nobody is served from what someone else was told, unless the
     # owner shares. Who asks for the best is not served what thrift was given.
     scope = scope_of(rules, context.key_id, context.group)

@@ -88,15 +88,13 @@ class Certificate:
         """A request came: its features, or None where it has no neighbour that may serve."""
         self._seen.append(features)
 
-    def take(self, budget: float, prior: Likeness) -> None:
-        """Another budget, or another beginning."""
-        if prior is not self._prior:
-            self._prior = prior
-            if self.labels < FEWEST:
-                self.likeness = prior
-        elif budget == self._budget:
+    def take(self, budget: float, prior: Likeness, confidence: float) -> None:
+        """Another budget, another beginning, or another confidence."""
+        if (budget, confidence) == (self._budget, self._confidence) and prior is self._prior:
             return
-        self._budget = budget
+        if self.labels < FEWEST:
+            self.likeness = prior
+        self._budget, self._prior, self._confidence = budget, prior, confidence
         self.renew()
 
     def learned(self, features: Floats, same: bool) -> None:

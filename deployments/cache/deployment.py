@@ -27,10 +27,10 @@ from deployments.cache.experience import ALL, Experience, Verdict, check, join, 
 from deployments.cache.learning import Learning
 from deployments.cache.metrics import CacheMetrics
 from deployments.cache.patience import FAILURES, Patience
-from deployments.cache.seal import seal_of
+from deployments.cache.seal import seal_named
 from deployments.cache.second_opinion import SecondOpinion
 from deployments.cache.store import CacheStore, Kept, Shown, as_bytes, connect
-from deployments.contract import engine_gone
+from deployments.contract import engine_gone, invalid
 from deployments.embedding.embedder import Embedder, fingerprint_of
 from deployments.serving import deployment
 
@@ -48,18 +48,28 @@ HEAR_SECONDS = 1.0
 UPKEEP_EVERY = 60
 """Of these times, it also takes off the books what has expired."""
 
+ARRIVES_AFTER = 120
+"""Of these times, what was kept before is taken over, or deleted where nobody can read it: by then the replicas of
+before have ended, or have stayed because the rollout has failed."""
+
 
 @deployment
 class SemanticCache:
     """Finds similar questions and keeps answers. Whatever goes wrong is a miss."""
 
     def __init__(
-        self, redis_url: str, model: str, tokenizer: str, max_tokens: int, variants: dict[str, DeploymentHandle]
+        self,
+        redis_url: str,
+        model: str,
+        tokenizer: str,
+        max_tokens: int,
+        variants: dict[str, DeploymentHandle],
+        sealed: str,
     ) -> None:
-        """`variants`: who may be asked for an opinion, the smallest first."""
+        """`variants`: who may be asked for an opinion, the smallest first. `sealed`: the name of the seal."""
         self._embedder = Embedder(Path(model), Path(tokenizer), max_tokens=max_tokens)
         self._embedder_is = fingerprint_of(Path(model))
-        seal = seal_of(home().cache_key)
+        seal = seal_named(home().cache_key, sealed)
         self._store = CacheStore(connect(redis_url), self._embedder.dimensions, self._embedder_is, seal)
         self._rules: CacheRules
         self._experience = Experience(CacheRules())
@@ -82,27 +92,30 @@ class SemanticCache:
             self._upkeep = asyncio.get_running_loop().create_task(self._keep_up())
 
     async def _keep_up(self) -> None:
-        """For ever: what was here before, what others learn, what has expired."""
-        arrived, turns = False, 0
+        """For ever: what others learn, what has expired, what was here before."""
+        turns = 0
         while True:
+            await asyncio.sleep(HEAR_SECONDS)
+            turns += 1
             try:
-                if not arrived:
-                    await self._store.discard_strangers()
-                    moved = await self._store.move_here(self._embedded_later, vetoed)
-                    arrived = True
-                    if moved:
-                        logger.warning("%d entries of another embedder were embedded anew", moved)
-                await asyncio.sleep(HEAR_SECONDS)
-                await self._learning.hear()
+                await self._learning.keep_up()
                 self._metrics.show(self._experience)
                 if turns % UPKEEP_EVERY == 0:
                     await self._store.count_out()
                     await self._store.trim(self._rules.max_cache_size_mb << 20)
                     self._metrics.room(await self._store.room())
-                turns += 1
+                if turns == ARRIVES_AFTER:
+                    await self._arrive()
             except FAILURES as error:
                 self._patience.failed(error)
-                await asyncio.sleep(HEAR_SECONDS)
+            except Exception:  # Whatever it is: without this, nothing is heard and nothing goes any more.
+                logger.exception("the cache's upkeep failed")
+
+    async def _arrive(self) -> None:
+        await self._store.discard_strangers()
+        moved = await self._store.move_here(self._embedded_later, vetoed)
+        if moved:
+            logger.warning("%d entries of another embedder were embedded anew", moved)
 
     async def find_similar(self, missed: Lookup) -> Lookup:
         """Has a similar question been answered? Takes an exact lookup's miss that asks for this. Never raises;
@@ -120,11 +133,12 @@ class SemanticCache:
         # (Asked afresh, its own answer of before is no neighbour.)
         near = [one for one in near if one.entry != missed.exact_key]
         verdict = self._experience.decide(query, near, np.frombuffer(embedding, "<f4"), missed.partition)
-        verified = await self._verified(query, verdict)
+        by = None if missed.turn else self._experience.verifier_in_force
+        verified = by is not None and await self._verified(query, verdict)
         if verified and self._experience.serves_verified(missed.partition):
             verdict = replace(verdict, serves=verdict.near[0], why=f"{verdict.why}, verified")
         if not missed.only_checks:
-            self._learning.learn(saw(missed.partition, verdict.features, verified))
+            self._learning.learn(saw(missed.partition, verdict.features, by, verified))
         served, answers = verdict.serves, {}
         if served is not None and not missed.only_checks:
             answers = (
@@ -136,7 +150,7 @@ class SemanticCache:
             near=verdict.near,
             features=verdict.features,
             why=verdict.why,
-            verified=verified,
+            verified_by=by if verified else None,
         )
         if served is None or served.entry not in answers:
             return found
@@ -197,7 +211,7 @@ class SemanticCache:
             nearest = one.entry == missed.near[0].entry
             agreed = await self._say_the_same(answer, answers[one.entry], missed, judged=nearest)
             if nearest:
-                self._learning.learn(check(missed.partition, missed.features, group, agreed, missed.verified))
+                self._learning.learn(check(missed.partition, missed.features, group, agreed, missed.verified_by))
                 if missed.only_checks and not agreed and missed.embedding is not None:
                     await self.refuse(one.entry, missed.embedding)
             same += [group] if agreed else []
@@ -222,13 +236,15 @@ class SemanticCache:
         counts as wrong."""
         if missed.features is not None and missed.near:
             group = self._experience.group(missed.near[0].group)
-            self._learning.learn(check(missed.partition, missed.features, group, False, missed.verified))
+            self._learning.learn(check(missed.partition, missed.features, group, False, missed.verified_by))
 
     async def refuse(self, entry: str, embedding: bytes) -> None:
         """This entry was a false hit for a question with this embedding: it does not serve such a one again."""
         self._learning.learn(veto(entry, embedding))
         if self._experience.vetoes(entry) >= self._rules.most_vetoes:
-            await self.forget_entries([entry])
+            with _or_told():
+                # (What someone has pinned is refused to such questions, and stays.)
+                await self._store.forget([entry for entry in [entry] if not await self._store.pinned(entry)])
 
     async def forget_entries(self, entries: list[str]) -> int:
         """Delete these; how many there were. Raises `ChatError` where Redis is away."""
@@ -236,9 +252,18 @@ class SemanticCache:
             return await self._store.forget(entries)
 
     async def pin(self, entries: list[str]) -> int:
-        """Keep these until they are forgotten; how many there were. Raises `ChatError` where Redis is away."""
+        """Keep these until they are forgotten; how many there were. Raises `ChatError` where that would be more
+        than the owner lets be pinned, or Redis is away."""
         with _or_told():
+            if (await self._store.room()).pinned + len(entries) > self._rules.max_pinned:
+                raise invalid(f"No more than {self._rules.max_pinned} entries may be pinned.", param="ids")
             return await self._store.pin(entries)
+
+    async def resting_on(self, key_id: str, group: str | None, knowledge: str) -> list[str]:
+        """Every entry that may serve this key and rests on this, those for exactly one request too. Raises
+        `ChatError` where Redis is away."""
+        with _or_told():
+            return await self._store.resting_on(scope_of(self._rules, key_id, group), knowledge)
 
     async def owned(self, key_id: str, group: str | None, entries: list[str]) -> list[str]:
         """Those of these entries that may serve this key. Raises `ChatError` where Redis is away."""
@@ -314,7 +339,7 @@ class SemanticCache:
                 for name, (checks, one) in self._experience.report().items()
                 if name == ALL or name.startswith(own)
             },
-            "verifier": self._experience.verifier() if self._second.named(self._rules.verifier) else None,
+            "verifier": {name.removeprefix(own): known for name, known in self._experience.verifier(own).items()},
         }
 
     async def clear(self) -> int:

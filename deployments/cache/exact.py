@@ -5,18 +5,19 @@ The Router does it itself, because a call to another deployment would take many 
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from configs.routing import CacheRules
 from deployments.cache.answer import Lookup
 from deployments.cache.canonical import cache_keys
-from deployments.cache.patience import Patience
+from deployments.cache.patience import FAILURES, Patience
 from deployments.cache.seal import Open
 from deployments.cache.store import ExactStore
 from deployments.contract import ChatRequest, RequestContext
+from deployments.router.decision import Given
 
 
 class ExactCache:
@@ -54,11 +55,20 @@ class ExactCache:
             only_checks=context.cache == "check",
         )
 
+    async def gave(self, request_id: str, given: Given) -> None:
+        """Remember which entry a request was given, or has led to. Never raises."""
+        with suppress(*FAILURES):  # (A thumbs-down will not find it.)
+            await self._store.gave(request_id, given)
+
+    async def take_given(self, request_id: str, key_id: str) -> Given | None:
+        """What was given for a request of this key's, once. Never raises."""
+        with suppress(*FAILURES):
+            return await self._store.take_given(request_id, key_id)
+        return None
+
     async def served(self, lookup: Lookup) -> None:
         """An entry was of use: it is worth its room."""
         if lookup.answer is None or lookup.exact_key is None:
             return
-        try:
+        with suppress(*FAILURES):  # (It is counted less than it is worth.)
             await self._store.used(lookup.exact_key, lookup.answer)
-        except (RedisError, OSError, TimeoutError):
-            return  # It is counted less than it is worth.

@@ -10,7 +10,7 @@ import asyncio
 import base64
 import contextlib
 from collections import OrderedDict, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +18,10 @@ import numpy as np
 
 from configs.routing import CacheRules
 from deployments.cache.answer import TURN, Near
-from deployments.cache.certificate import Certificate, InForce
+from deployments.cache.certificate import CONFIDENCE, Certificate, InForce
 from deployments.cache.guards import may_serve, objections
 from deployments.cache.likeness import FEATURES, SHIPPED, Floats, Likeness, Neighbour, features_of
+from deployments.cache.verified import CONFIDENCE as CONFIDENCE_BESIDE
 from deployments.cache.verified import Verified
 
 Event = dict[str, Any]
@@ -58,17 +59,19 @@ class Experience:
         self._joined: dict[str, str] = {}
         self._record: dict[str, list[int]] = defaultdict(lambda: [0, 0])
         self._vetoes: OrderedDict[str, list[Floats]] = OrderedDict()
-        self._verified = Verified()
+        self._verified: dict[tuple[str, str], Verified] = {}
 
     def take(self, rules: CacheRules, prior: Likeness = SHIPPED) -> None:
         """Other rules, or another P(same answer) to begin with; what was learned stays."""
         self._rules, self._prior = rules, prior
         for certificate in self._certificates.values():
-            certificate.take(rules.wrong_per_request, prior)
+            certificate.take(rules.wrong_per_request, prior, self._confidence)
 
     def decide(self, asked: str, near: Sequence[Near], vector: Floats, partition: str) -> Verdict:
         """What may serve a question with this unit vector."""
         rules = self._rules
+        if partition.endswith(TURN) and rules.mode != "certified":
+            return Verdict(None, "a later turn is served by its own checks only")
         left = [one for one in near if not self.is_vetoed(one.entry, vector)]
         if not left:
             return Verdict(None, "vetoed" if near else "nothing is near")
@@ -106,12 +109,37 @@ class Experience:
         doubtful = likely >= rules.doubtful and not partition.endswith(TURN)
         return Verdict(None, why, *known, doubtful=doubtful)
 
+    @property
+    def verifier_in_force(self) -> str | None:
+        """The verifier with its thresholds: what was learned of another is not known of this one."""
+        rules = self._rules
+        return None if rules.verifier is None else f"{rules.verifier}|{rules.verified:g}|{rules.doubtful:g}"
+
+    @property
+    def _confidence(self) -> float:
+        return CONFIDENCE if self._rules.verifier is None else CONFIDENCE_BESIDE
+
     def serves_verified(self, partition: str) -> bool:
         """Whether a verifier's yes to a doubtful question is enough."""
         if self._rules.mode == "calibrated":
             return True
         left = self._rules.wrong_per_request - self.certificate(partition).in_force.per_request
-        return self._verified.serves(left)
+        return self._verified_of(partition).serves(left, self._doubtful(partition))
+
+    def _doubtful(self, partition: str) -> Callable[[Floats], Floats]:
+        """Which rows of features are neither served nor hopeless now."""
+        certificate = self.certificate(partition)
+        threshold = certificate.in_force.threshold
+        most = 2.0 if threshold is None else threshold
+
+        def doubtful(features: Floats) -> Floats:
+            likely = certificate.likeness.probability(features)
+            return np.asarray((likely >= self._rules.doubtful) & (likely < most))
+
+        return doubtful
+
+    def _verified_of(self, partition: str, by: str | None = None) -> Verified:
+        return self._verified.setdefault((by or self.verifier_in_force or "", partition), Verified())
 
     def certificate(self, partition: str) -> Certificate:
         """The one that judges this partition: its own, once it has labels enough."""
@@ -143,13 +171,14 @@ class Experience:
             found = None if event["features"] is None else _checked(event["features"])
             for name in _judges(event["partition"]):
                 self._of(name).saw(found)
-            self._verified.saw(bool(event.get("verified")))
+            if event.get("by"):
+                self._verified_of(event["partition"], event["by"]).saw(bool(event["verified"]))
         elif kind == "check":
             features = _checked(event["features"])
             for name in _judges(event["partition"]):
                 self._of(name).learned(features, bool(event["same"]))
-            if event.get("verified"):
-                self._verified.learned(bool(event["same"]))
+            if event.get("by"):
+                self._verified_of(event["partition"], event["by"]).learned(features, bool(event["same"]))
             self._record[self.group(event["group"])][0 if event["same"] else 1] += 1
         elif kind == "join":
             into, other = self.group(event["into"]), self.group(event["group"])
@@ -192,14 +221,21 @@ class Experience:
         """How many checks there were, and what is in force, by partition."""
         return {name: (one.labels, one.in_force) for name, one in sorted(self._certificates.items())}
 
-    def verifier(self) -> dict[str, Any]:
-        """What is known of the verifier's yeses."""
-        known = self._verified
-        return {"labels": known.labels, "wrong": known.wrong, "per_request": known.per_request()}
+    def verifier(self, partitions: str) -> dict[str, dict[str, Any]]:
+        """What is known of the verifier's yeses, in partitions of this beginning."""
+        found = {}
+        for (by, name), known in sorted(self._verified.items()):
+            if by == self.verifier_in_force and name.startswith(partitions):
+                doubtful = self._doubtful(name)
+                labels, wrong = known.counted(doubtful)
+                found[name] = {"labels": labels, "wrong": wrong, "per_request": known.per_request(doubtful)}
+        return found
 
     def _of(self, partition: str) -> Certificate:
         if partition not in self._certificates:
-            self._certificates[partition] = Certificate(self._rules.wrong_per_request, prior=self._prior)
+            self._certificates[partition] = Certificate(
+                self._rules.wrong_per_request, self._confidence, self._prior
+            )
         return self._certificates[partition]
 
 
@@ -216,16 +252,17 @@ def _checked(features: Sequence[float]) -> Floats:
     return found
 
 
-def saw(partition: str, features: Sequence[float] | None, verified: bool = False) -> Event:
-    """A request came; `verified`: a verifier was asked about it and said yes."""
+def saw(partition: str, features: Sequence[float] | None, by: str | None = None, verified: bool = False) -> Event:
+    """A request came; `by`: the verifier in force, if one is; `verified`: whether it was asked and said yes."""
     known = None if features is None else list(features)
-    return {"kind": "saw", "partition": partition, "features": known, "verified": verified}
+    return {"kind": "saw", "partition": partition, "features": known, "by": by, "verified": verified}
 
 
-def check(partition: str, features: Sequence[float], group: str, same: bool, verified: bool = False) -> Event:
-    """A request was answered afresh, and its nearest entry's answer says the same or not; `verified`: as above."""
+def check(partition: str, features: Sequence[float], group: str, same: bool, by: str | None = None) -> Event:
+    """A request was answered afresh, and its nearest entry's answer says the same or not; `by`: the verifier that
+    was asked about it and said yes, if one did."""
     known = {"partition": partition, "features": list(features), "group": group}
-    return {"kind": "check", **known, "same": same, "verified": verified}
+    return {"kind": "check", **known, "same": same, "by": by}
 
 
 def join(group: str, into: str) -> Event:

@@ -35,22 +35,20 @@ class Learning:
         """The place in the log up to which it was read; None: not yet."""
         self._unwritten: list[Event] = []
         self._writing: asyncio.Task[None] | None = None
+        # (Whatever is read is applied once, and whatever is written is written in order.)
+        self._one_at_a_time = asyncio.Lock()
 
     async def hear(self) -> None:
         """Learn what was written down since; where Redis is away, later."""
-        try:
-            found = await self._log.events(self._heard or "0")
-        except (*FAILURES, ValueError) as error:
-            self._patience.failed(error)
-            return
-        others = [event for _, by, event in found if by != self._me]
-        if self._heard is None:
-            self._experience.apply_all(others)
-        else:
-            for event in others:
-                self._experience.hear(event)
-            await self._experience.renew()
-        self._heard = found[-1][0] if found else self._heard or "0"
+        async with self._one_at_a_time:
+            await self._hear()
+
+    async def keep_up(self) -> None:
+        """Hear the others, and write what could not be written before."""
+        async with self._one_at_a_time:
+            await self._hear()
+            await self._write()
+        await self._experience.renew()
 
     def learn(self, event: Event) -> None:
         """Now, and for the others and the next start."""
@@ -63,12 +61,33 @@ class Learning:
         """Write down what was learned since, all in one, and reckon anew what follows from it, in a thread:
         lookups go on meanwhile."""
         await asyncio.sleep(DIGEST_SECONDS)
-        while self._unwritten:
+        async with self._one_at_a_time:
             if self._heard is None:
-                await self.hear()
-            events, self._unwritten = self._unwritten, []
-            try:
-                await self._log.note(events, self._me)
-            except FAILURES as error:
-                self._patience.failed(error)
-            await self._experience.renew()
+                await self._hear()
+            await self._write()
+        await self._experience.renew()
+
+    async def _hear(self) -> None:
+        try:
+            found = await self._log.events(self._heard or "0")
+        except FAILURES as error:
+            self._patience.failed(error)
+            return
+        others = [event for _, by, event in found if by != self._me]
+        if self._heard is None:
+            self._experience.apply_all(others)
+        else:
+            for event in others:
+                self._experience.hear(event)
+        self._heard = found[-1][0] if found else self._heard or "0"
+
+    async def _write(self) -> None:
+        """What cannot be written now is written later."""
+        events, self._unwritten = self._unwritten, []
+        if not events:
+            return
+        try:
+            await self._log.note(events, self._me)
+        except FAILURES as error:
+            self._patience.failed(error)
+            self._unwritten = [*events, *self._unwritten][-MOST_UNWRITTEN:]

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import logging
 import os
 import secrets
 from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+logger = logging.getLogger("ray.serve")
 
 KEY_BYTES = 32
 _NONCE_BYTES = 12
@@ -81,6 +84,23 @@ def seal_of(path: Path) -> Open:
     if len(key) != KEY_BYTES:
         raise ValueError(f"{path} holds no key: put the right one back, or remove it (kept answers are lost)")
     return Sealed(key)
+
+
+def seal_named(path: Path, name: str) -> Open:
+    """The seal of this name, as replicas were deployed with it: one that starts anew, with the key changed
+    beneath it, must neither find nor delete what the others keep. Where its key is gone, one that finds
+    nothing."""
+    if name == Open.name:
+        return Open()
+    try:
+        found = seal_of(path)
+    except ValueError as error:
+        logger.error("%s", error)
+    else:
+        if found.name == name:
+            return found
+        logger.error("%s is another key than the one that was deployed: groupqwen deploy", path)
+    return Sealed(secrets.token_bytes(KEY_BYTES))
 
 
 def make_key(path: Path) -> None:

@@ -19,8 +19,9 @@ PINNED = 0
 """As a life in seconds: until it is forgotten."""
 
 PUT = """
-local epoch, exact, similar, worth, sizes, bytes, clock = unpack(KEYS)
+local epoch, exact, similar, worth, sizes, bytes, clock, pinned = unpack(KEYS)
 if (redis.call('GET', epoch) or '0') ~= ARGV[1] then return 0 end
+if tonumber(ARGV[3]) > 0 and redis.call('SISMEMBER', pinned, ARGV[4]) == 1 then return 0 end
 local body, seconds, entry, size, worthy = ARGV[2], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5]), ARGV[6]
 redis.call('SET', exact, body)
 redis.call('DEL', similar)
@@ -33,10 +34,12 @@ if seconds > 0 then
   redis.call('ZADD', worth, tonumber(redis.call('GET', clock) or 0) + worthy, entry)
 else
   redis.call('ZREM', worth, entry)
+  redis.call('SADD', pinned, entry)
 end
 return 1
 """
-"""Both forms of an entry, or none where the epoch is another one."""
+"""Both forms of an entry, or none where the epoch is another one, or where a pinned one is there that this one is
+not."""
 
 TOUCH = """
 local worth, clock = unpack(KEYS)
@@ -48,7 +51,7 @@ return 1
 """It was used once more."""
 
 DROP = """
-local worth, sizes, bytes = unpack(KEYS)
+local worth, sizes, bytes, pinned = unpack(KEYS)
 local there = 0
 for place = 3, #ARGV do
   local entry = ARGV[place]
@@ -56,6 +59,7 @@ for place = 3, #ARGV do
   redis.call('DECRBY', bytes, tonumber(redis.call('HGET', sizes, entry) or 0))
   redis.call('HDEL', sizes, entry)
   redis.call('ZREM', worth, entry)
+  redis.call('SREM', pinned, entry)
 end
 return there
 """
@@ -78,12 +82,15 @@ return gone
 """As many as it takes, or a thousand at once: Redis answers nobody else meanwhile. Returns how many went."""
 
 MOVE = """
-if redis.call('EXISTS', KEYS[1]) == 0 or redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
-redis.call('RENAME', KEYS[1], KEYS[2])
+local before, now, sizes = unpack(KEYS)
+if redis.call('EXISTS', before) == 0 or redis.call('EXISTS', now) == 1 then return 0 end
+if redis.call('HEXISTS', sizes, ARGV[1]) == 0 then return 0 end
+redis.call('HSET', before, 'embedding', ARGV[2])
+redis.call('RENAME', before, now)
 return 1
 """
-"""An entry under another name, with one field changed; its time stays. One that came anew meanwhile stays too."""
+"""An entry under another name, with another embedding; its time stays. One that came anew meanwhile stays too,
+and one that was forgotten meanwhile (it is on no book) does not come back."""
 
 
 def size_of(body: str, query: str, embedding: bytes | None) -> int:

@@ -7,11 +7,12 @@ reads prolong an entry's life.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from deployments.cache.answer import CachedAnswer, Near
 from deployments.cache.experience import Event
 from deployments.cache.seal import Open, Unreadable
 from deployments.cache.space import DROP, MOVE, PINNED, PUT, TOUCH, TRIM, size_of, worth_of
+from deployments.router.decision import Given
 
 logger = logging.getLogger("ray.serve")
 
@@ -35,7 +37,7 @@ EPOCH = "gq:cache:epoch"
 """Raised by whatever forgets entries: an answer that was asked for before is not kept afterwards."""
 
 SEMANTIC = "gq:semantic"
-LAYOUT = 5
+LAYOUT = 6
 """Part of the index's name: raise it when its fields change."""
 
 KEPT_EVENTS = 40_000
@@ -50,8 +52,14 @@ SEPARATOR = "\x1f"
 """Of tags; in none of ours."""
 
 BATCH = 1000
-_LOOKED_AT = ("query", "group", "expires_at", "distance")
-_SHOWN = ("query", "group", "expires_at", "answer", "variant", "tag")
+SURROUNDINGS = ("fingerprint", "scope", "tag")
+"""Whom an entry may serve."""
+
+GIVEN_SECONDS = 86_400
+"""So long a thumbs-down finds the entry that it is about."""
+
+_LOOKED_AT = ("query", "group", "expires_at", "distance", *SURROUNDINGS)
+_SHOWN = ("query", "group", "expires_at", "answer", "variant", *SURROUNDINGS)
 
 
 def connect(url: str) -> Redis:
@@ -100,10 +108,11 @@ class Shown:
 
 @dataclass(frozen=True)
 class Room:
-    """What is kept: entries, their size (bytes, roughly)."""
+    """What is kept: entries, their size (bytes, roughly), and how many of them are pinned."""
 
     entries: int
     size: int
+    pinned: int
 
 
 class ExactStore:
@@ -113,9 +122,10 @@ class ExactStore:
         self._redis, self._seal = redis, seal
         self._exact = f"{EXACT}{seal.name}:"
         book = f"gq:cache:{seal.name}"
-        self._worth, self._sizes, self._bytes, self._clock = (
-            f"{book}:{name}" for name in ("worth", "sizes", "bytes", "clock")
+        self._worth, self._sizes, self._bytes, self._clock, self._pinned = (
+            f"{book}:{name}" for name in ("worth", "sizes", "bytes", "clock", "pinned")
         )
+        self._book = book
         self._touch = redis.register_script(TOUCH)
 
     def named(self, key: str) -> str:
@@ -126,6 +136,21 @@ class ExactStore:
         """The answer to exactly this request, and the epoch in which there was none."""
         value, epoch = await self._redis.mget(self._exact + key, EPOCH)
         return (self._load(value, key) if value else None), _text(epoch or "0")
+
+    async def gave(self, request_id: str, given: Given) -> None:
+        """Remember which entry a request was given, or has led to."""
+        await self._redis.set(self._given(request_id), json.dumps(given.as_dict()), ex=GIVEN_SECONDS)
+
+    async def take_given(self, request_id: str, key_id: str) -> Given | None:
+        """What was given for a request of this key's, once."""
+        value = await self._redis.get(self._given(request_id))
+        given = None if value is None else Given.of(json.loads(value))
+        if given is None or given.key_id != key_id or not await self._redis.unlink(self._given(request_id)):
+            return None
+        return given
+
+    def _given(self, request_id: str) -> str:
+        return f"gq:given:{request_id}"
 
     async def used(self, entry: str, answer: CachedAnswer) -> None:
         """It served once more: it is worth more room."""
@@ -182,34 +207,41 @@ class CacheStore(ExactStore):
         """Those of these entries that are still there."""
         pipeline = self._redis.pipeline(transaction=False)
         for entry in entries:
-            pipeline.hget(self._entry + entry, "answer")
-        found = await pipeline.execute()
-        loaded = {entry: self._load(value, entry) for entry, value in zip(entries, found, strict=True) if value}
-        return {entry: answer for entry, answer in loaded.items() if answer is not None}
+            pipeline.hmget(self._entry + entry, "answer", *SURROUNDINGS)
+        answers: dict[str, CachedAnswer] = {}
+        for entry, (value, *around) in zip(entries, await pipeline.execute(), strict=True):
+            fields = dict(zip(SURROUNDINGS, (_text(one or "") for one in around), strict=True))
+            answer = self._load(value, _place(entry, fields)) if value else None
+            if answer is not None:
+                answers[entry] = answer
+        return answers
 
     async def put(self, kept: Kept) -> bool:
         """Keep an answer; reading it does not prolong its life. False where something was forgotten since it was
         asked for."""
-        body = self._seal.close(json.dumps(asdict(kept.answer)), kept.key)
+        text = json.dumps(asdict(kept.answer))
+        body = self._seal.close(text, kept.key)
         fields: dict[str, str | bytes] = {}
         query = ""
         if kept.fingerprint is not None and kept.embedding is not None:
             await self._ensure_index()
-            query = self._seal.close(kept.query, f"{kept.key}:query")
+            around = {"fingerprint": kept.fingerprint, "scope": kept.scope, "tag": kept.tag}
+            query = self._seal.close(kept.query, f"{_place(kept.key, around)}:query")
             fields = {
-                "fingerprint": kept.fingerprint,
-                "scope": kept.scope,
+                **around,
                 "variant": kept.answer.variant,
-                "tag": kept.tag,
                 "embedding": kept.embedding,
                 "query": query,
                 "group": kept.group or kept.key,
                 "expires_at": str(NEVER if kept.seconds == PINNED else time.time() + kept.seconds),
-                "answer": body,
+                "answer": self._seal.close(text, _place(kept.key, around)),
             }
+        if kept.tag:
+            # (Before the entry itself: a name too many does no harm.)
+            await self._redis.sadd(self._resting_on(kept.scope, kept.tag), kept.key)
         pairs = [part for pair in fields.items() for part in pair]
         size = size_of(body, query, kept.embedding if fields else None)
-        books = [self._worth, self._sizes, self._bytes, self._clock]
+        books = [self._worth, self._sizes, self._bytes, self._clock, self._pinned]
         done = await self._put(
             keys=[EPOCH, self._exact + kept.key, self._entry + kept.key, *books],
             args=[kept.epoch, body, kept.seconds, kept.key, size, worth_of(kept.answer, size), *pairs],
@@ -218,18 +250,29 @@ class CacheStore(ExactStore):
 
     async def pin(self, entries: Sequence[str]) -> int:
         """Let these stay until they are forgotten, whatever else comes. Returns how many there were."""
+        _, epoch = await self.get("")
         there = 0
         for entry in entries:
-            if not await self._redis.exists(self._entry + entry):
-                continue
-            pipeline = self._redis.pipeline(transaction=True)
-            pipeline.persist(self._exact + entry)
-            pipeline.persist(self._entry + entry)
-            pipeline.hset(self._entry + entry, "expires_at", str(NEVER))
-            pipeline.zrem(self._worth, entry)
-            await pipeline.execute()
-            there += 1
+            kept = await self._read(entry)
+            embedding = await self._redis.hget(self._entry + entry, "embedding")
+            if kept is not None:
+                answer = replace(kept.answer, fresh_until=None)
+                vector = embedding if isinstance(embedding, bytes) else None
+                there += await self.put(
+                    replace(kept, answer=answer, epoch=epoch, seconds=PINNED, embedding=vector)
+                )
         return there
+
+    async def pinned(self, entry: str) -> bool:
+        """Whether it stays."""
+        return bool(await self._redis.sismember(self._pinned, entry))
+
+    async def resting_on(self, scope: str, tag: str) -> list[str]:
+        """Every entry of this scope that was kept with this tag, and perhaps some that are gone."""
+        return [_text(entry) for entry in await self._redis.smembers(self._resting_on(scope, tag))]
+
+    def _resting_on(self, scope: str, tag: str) -> str:
+        return f"{self._book}:tag:{hashlib.blake2b(f'{scope}:{tag}'.encode(), digest_size=16).hexdigest()}"
 
     async def shown(
         self,
@@ -249,7 +292,7 @@ class CacheStore(ExactStore):
 
     def _shown(self, entry: str, fields: dict[str, str]) -> Shown | None:
         """None for one that is over, or cannot be read."""
-        answer, query = self._load(fields["answer"], entry), self._query(entry, fields)
+        answer, query = self._load(fields["answer"], _place(entry, fields)), self._query(entry, fields)
         expires = float(fields["expires_at"])
         if answer is None or query is None or expires < time.time():
             return None
@@ -281,7 +324,7 @@ class CacheStore(ExactStore):
         return await self._gone(entries)
 
     async def _gone(self, entries: Sequence[str]) -> int:
-        books = [self._worth, self._sizes, self._bytes]
+        books = [self._worth, self._sizes, self._bytes, self._pinned]
         there = 0
         for begin in range(0, len(entries), BATCH):
             args = [self._exact, self._entry, *entries[begin : begin + BATCH]]
@@ -316,7 +359,7 @@ class CacheStore(ExactStore):
     async def room(self) -> Room:
         """How much is kept; what has expired is counted until `count_out`."""
         entries, size = await self._redis.hlen(self._sizes), await self._redis.get(self._bytes)
-        return Room(int(entries), int(size or 0))
+        return Room(int(entries), int(size or 0), int(await self._redis.scard(self._pinned)))
 
     async def _kept(self) -> AsyncIterator[list[str]]:
         """All entries on the books, many at a time."""
@@ -333,22 +376,28 @@ class CacheStore(ExactStore):
         """All that is kept, without vectors; `seconds`: what is left of each life."""
         async for entries in self._kept():
             for entry in entries:
-                body, fields, left = await self._both_forms(entry)
-                answer = self._load(body, entry) if body else None
-                query = self._query(entry, fields) if fields else ""
-                if answer is None or query is None or left == GONE:
-                    continue
-                yield Kept(
-                    key=entry,
-                    answer=answer,
-                    epoch="",
-                    scope=fields.get("scope", ""),
-                    seconds=PINNED if left == FOREVER else left,
-                    fingerprint=fields.get("fingerprint"),
-                    query=query,
-                    group=fields.get("group", ""),
-                    tag=fields.get("tag", ""),
-                )
+                kept = await self._read(entry)
+                if kept is not None:
+                    yield kept
+
+    async def _read(self, entry: str) -> Kept | None:
+        """An entry without its vector; None for one that is gone, or cannot be read."""
+        body, fields, left = await self._both_forms(entry)
+        answer = self._load(body, entry) if body else None
+        query = self._query(entry, fields) if fields else ""
+        if answer is None or query is None or left == GONE:
+            return None
+        return Kept(
+            key=entry,
+            answer=answer,
+            epoch="",
+            scope=fields.get("scope", ""),
+            seconds=PINNED if left == FOREVER else max(1, left),
+            fingerprint=fields.get("fingerprint"),
+            query=query,
+            group=fields.get("group", ""),
+            tag=fields.get("tag", ""),
+        )
 
     async def _both_forms(self, entry: str) -> tuple[bytes | None, dict[str, str], int]:
         """The body, the fields but the vector, and the seconds that are left."""
@@ -375,9 +424,14 @@ class CacheStore(ExactStore):
     async def _events_of(self, index: str, after: str = "0") -> list[tuple[str, str, Event]]:
         begin = "-" if after == "0" else f"({after}"
         found: Any = await self._redis.xrange(f"{index}:events", min=begin)
-        return [
-            (_text(place), _text(fields[b"by"]), json.loads(_text(fields[b"event"]))) for place, fields in found
-        ]
+        events = []
+        for place, fields in found:
+            try:
+                event = json.loads(_text(fields[b"event"]))
+            except (ValueError, KeyError):
+                event = {}  # What nobody can read says nothing, and is not read again.
+            events.append((_text(place), _text(fields.get(b"by", b"")), event))
+        return events
 
     async def ping(self) -> None:
         await self._redis.ping()
@@ -389,8 +443,7 @@ class CacheStore(ExactStore):
             if not name.startswith(self._all_ours):
                 await self._redis.execute_command("FT.DROPINDEX", name)  # type: ignore[no-untyped-call]
         deleted, batch = 0, list[bytes]()
-        book = self._worth.removesuffix("worth")
-        ours = tuple(name.encode() for name in (self._exact, self._all_ours, book, EPOCH))
+        ours = tuple(name.encode() for name in (self._exact, self._all_ours, f"{self._book}:", EPOCH))
         for pattern in (f"{EXACT}*", f"{SEMANTIC}*", "gq:cache:*"):
             async for name in self._redis.scan_iter(pattern, count=BATCH):
                 if not name.startswith(ours):
@@ -405,7 +458,8 @@ class CacheStore(ExactStore):
         self._indexed = False
         await self._ensure_index()
         await self._redis.execute_command("FT.DROPINDEX", self.name)  # type: ignore[no-untyped-call]
-        await self._redis.unlink(self._events, self._worth, self._sizes, self._bytes, self._clock)
+        books = [name async for name in self._redis.scan_iter(f"{self._book}:*", count=BATCH)]
+        await self._redis.unlink(self._events, *books)
         self._indexed = False
 
     async def move_here(
@@ -422,10 +476,11 @@ class CacheStore(ExactStore):
             async for key in self._redis.scan_iter(f"{name}:entry:*", count=BATCH):
                 entry = _text(key).removeprefix(f"{name}:entry:")
                 fields = {_text(part): value for part, value in (await self._redis.hgetall(key)).items()}
-                query = self._query(entry, {"query": _text(fields.get("query", ""))})
+                around = {name: _text(fields.get(name, "")) for name in ("query", *SURROUNDINGS)}
+                query = self._query(entry, around)
                 if entry not in bad and query:
-                    vector = await embed(query)
-                    moved += int(await self._move(keys=[key, self._entry + entry], args=["embedding", vector]))
+                    names = [key, self._entry + entry, self._sizes]
+                    moved += int(await self._move(keys=names, args=[entry, await embed(query)]))
                 await self._redis.unlink(key)
             await self._redis.execute_command("FT.DROPINDEX", name)  # type: ignore[no-untyped-call]
             await self._redis.unlink(f"{name}:events")
@@ -460,7 +515,7 @@ class CacheStore(ExactStore):
     def _query(self, entry: str, fields: dict[str, str]) -> str | None:
         """An entry's question; None for one that cannot be read."""
         try:
-            return self._seal.open(fields.get("query", ""), f"{entry}:query")
+            return self._seal.open(fields.get("query", ""), f"{_place(entry, fields)}:query")
         except Unreadable as error:
             logger.warning("a kept question cannot be read: %s", error)
             return None
@@ -476,6 +531,11 @@ class CacheStore(ExactStore):
             if "already exists" not in str(error).lower():
                 raise RedisError(str(error)) from error
         self._indexed = True
+
+
+def _place(entry: str, fields: Mapping[str, str]) -> str:
+    """What a text of an entry is bound to: whoever changes whom it may serve makes it unreadable."""
+    return "\x1f".join((entry, *(fields.get(name, "") for name in SURROUNDINGS)))
 
 
 def as_bytes(vector: npt.NDArray[np.float32]) -> bytes:

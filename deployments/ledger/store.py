@@ -59,8 +59,8 @@ order by said.at
 
 MOST_ASKED = """
 select query from queries
-where status = 200 and cache <> 'bypass' and query <> '' and char_length(query) < $2
-group by query order by count(*) desc, max(at) desc limit $1
+where key_id = $1 and status = 200 and cache <> 'bypass' and query <> '' and char_length(query) < $3
+group by query order by count(*) desc, max(at) desc limit $2
 """
 
 _LOCK = 0x67717765  # any number, the same for all who migrate
@@ -109,10 +109,10 @@ class LedgerStore:
         assert self._pool is not None
         return [dict(record) for record in await self._pool.fetch(LABELLED)]
 
-    async def most_asked(self, count: int) -> list[str]:
-        """The questions that were answered most often, and may be kept; whole ones."""
+    async def most_asked(self, key_id: str, count: int) -> list[str]:
+        """The questions of a key that were answered most often, and may be kept; whole ones."""
         assert self._pool is not None
-        return [record["query"] for record in await self._pool.fetch(MOST_ASKED, count, QUERY_CHARS)]
+        return [record["query"] for record in await self._pool.fetch(MOST_ASKED, key_id, count, QUERY_CHARS)]
 
     async def close(self) -> None:
         if self._pool is not None:

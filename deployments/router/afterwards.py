@@ -66,10 +66,11 @@ class Afterwards:
         """The cache has answered. What was stale is asked for anew; and a share of what was served from similar
         questions' answers is asked afresh, drawn by chance."""
         self.later(self._reader.served(lookup))
-        if lookup.answer is not None and lookup.answer.stale:
-            self._ask_anew(request, replace(context, request_id=f"{context.request_id}-fresh", cache="refresh"))
-        elif lookup.outcome == "semantic" and drawn(context.request_id, share):
+        # (What is checked is kept afresh too.)
+        if lookup.outcome == "semantic" and drawn(context.request_id, share):
             self._ask_anew(request, replace(context, request_id=f"{context.request_id}-check", cache="check"))
+        elif lookup.answer is not None and lookup.answer.stale:
+            self._ask_anew(request, replace(context, request_id=f"{context.request_id}-fresh", cache="refresh"))
 
     def _ask_anew(self, request: ChatRequest, context: RequestContext) -> None:
         """Once nothing else is to do; the same only once."""

@@ -89,6 +89,17 @@ class Given:
     entry: str
     embedding: bytes | None
 
+    def as_dict(self) -> dict[str, Any]:
+        """JSON types only."""
+        embedding = None if self.embedding is None else base64.b64encode(self.embedding).decode()
+        return {"key_id": self.key_id, "entry": self.entry, "embedding": embedding}
+
+    @classmethod
+    def of(cls, said: Mapping[str, Any]) -> Given:
+        """What `as_dict` has said."""
+        embedding = said["embedding"]
+        return cls(said["key_id"], said["entry"], None if embedding is None else base64.b64decode(embedding))
+
 
 @dataclass(frozen=True)
 class Routed:
@@ -113,8 +124,7 @@ def to_json(item: Item) -> dict[str, Any]:
     """An item, for another Router."""
     if isinstance(item, ChatCompletionChunk):
         return {"chunk": item.model_dump(mode="json", exclude_unset=True)}
-    given = item.given and {**asdict(item.given), "embedding": _base64(item.given.embedding)}
-    return {"routed": {**asdict(item), "given": given}}
+    return {"routed": {**asdict(item), "given": item.given and item.given.as_dict()}}
 
 
 def from_json(said: dict[str, Any]) -> Item:
@@ -122,12 +132,5 @@ def from_json(said: dict[str, Any]) -> Item:
     if "chunk" in said:
         return ChatCompletionChunk.model_validate(said["chunk"])
     fields = dict(said["routed"])
-    given = fields["given"]
-    if given is not None:
-        embedding = given["embedding"]
-        given = Given(**{**given, "embedding": None if embedding is None else base64.b64decode(embedding)})
+    given = fields["given"] and Given.of(fields["given"])
     return Routed(**{**fields, "decision": _DECISION.validate_python(fields["decision"]), "given": given})
-
-
-def _base64(value: bytes | None) -> str | None:
-    return None if value is None else base64.b64encode(value).decode()

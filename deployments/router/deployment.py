@@ -20,8 +20,10 @@ from configs.home import home
 from configs.profile import Profile
 from configs.routing import Routing
 from deployments.cache.answer import Lookup
+from deployments.cache.exact import ExactCache
+from deployments.cache.seal import seal_named
 from deployments.cache.store import connect
-from deployments.contract import ChatError, ChatRequest, RequestContext
+from deployments.contract import AUTO, ChatError, ChatRequest, RequestContext
 from deployments.ledger.journal import Journal
 from deployments.ledger.record import Progress, QueryRecord
 from deployments.router.afterwards import Afterwards
@@ -31,16 +33,16 @@ from deployments.router.bandit import Bandit
 from deployments.router.calibration import Calibration, CalibrationError, load_calibration, nothing
 from deployments.router.canary import CanaryRules
 from deployments.router.conversations import Conversations, Turn
-from deployments.router.decision import Item, Routed, RouteDecision
+from deployments.router.decision import Given, Item, Routed, RouteDecision
 from deployments.router.escalation import Judges
 from deployments.router.failures import CoolDowns, has_content
 from deployments.router.flights import Flights
-from deployments.router.given import GivenAnswers, given_by
+from deployments.router.given import given_by
 from deployments.router.lookups import Lookups
 from deployments.router.pace import Pace
 from deployments.router.plans import Asking, committed, ended
 from deployments.router.reader import Reader
-from deployments.router.rules import AUTO, Rules, Situation, resolve_model
+from deployments.router.rules import Rules, Situation, resolve_model
 from deployments.router.shadows import drawn
 from deployments.router.shared_flights import SharedFlights
 from deployments.router.taking_over import going_on, the_rest
@@ -62,19 +64,22 @@ class Router:
         catalog: Catalog,
         variants: dict[str, DeploymentHandle],
         redis_url: str,
+        sealed: str,
         cache: DeploymentHandle,
         classifier: DeploymentHandle,
     ) -> None:
+        """`sealed`: the name of the seal of what Redis holds."""
+        seal = seal_named(home().cache_key, sealed)
         self._profile, self._catalog = profile, catalog
         self._rules: Rules
-        self._reader = Reader(profile, redis_url, cache, classifier)
+        self._reader = Reader(profile, ExactCache(connect(redis_url), seal), cache, classifier)
         self._variants = Variants(profile, catalog, variants)
         self._seen_lookups = Lookups()
         self._journal = Journal(home().journal)
         self._pace, self._cool_downs, self._conversations = Pace(), CoolDowns(), Conversations()
-        self._bandit, self._given = Bandit(0.0), GivenAnswers()
+        self._bandit = Bandit(0.0)
         self._flights: Flights[list[Item]] = Flights()
-        self._shared_flights = SharedFlights(connect(redis_url)) if profile.limits.routers > 1 else None
+        self._shared_flights = SharedFlights(connect(redis_url), seal) if profile.limits.routers > 1 else None
         self._afterwards = Afterwards(self._reader, self._pace, self._journal, catalog, self.chat)
         self._decisions = Counter(
             "groupqwen_route_decisions", "Decisions by variant and task.", ("variant", "task")
@@ -114,7 +119,7 @@ class Router:
     async def feedback(self, request_id: str, key_id: str, good: bool) -> bool:
         """Someone's verdict on an answer; whether it is one that this Router remembers, by who has asked for
         it. What was bad does not come from the cache again."""
-        given = None if good else self._given.take(request_id, key_id)
+        given = None if good else await self._reader.take_given(request_id, key_id)
         if given is not None:
             await self._reader.disown(given)
         return self._bandit.said(request_id, key_id, good) or given is not None
@@ -189,7 +194,7 @@ class Router:
             if not said:
                 return self._found(request, context, lookup, record)
             # (Two have said it: nobody keeps it.)
-            return the_rest(said, self._found(going_on(request, said), context, Lookup("bypass"), record))
+            return the_rest(said, lambda: self._found(going_on(request, said), context, Lookup("bypass"), record))
 
         name = "|".join(map(str, key))
         return self._shared_flights.fly(name, answer, lambda item: self._shared(item, context, record))
@@ -200,7 +205,7 @@ class Router:
             return item.model_copy(update={"id": f"chatcmpl-{context.request_id}"})
         self._seen(Lookup("coalesced"))
         if item.given is not None:
-            self._given.note(context.request_id, replace(item.given, key_id=context.key_id))
+            self._gave(context, replace(item.given, key_id=context.key_id))
         record.route(item.decision, "coalesced", item.cache_distance)
         return replace(item, cache="coalesced")
 
@@ -233,7 +238,7 @@ class Router:
         decision = _from_cache(request, context, lookup)
         self._seen(lookup)
         given = given_by(context, lookup)
-        self._given.note(context.request_id, given)
+        self._gave(context, given)
         self._afterwards.served(request, context, lookup, self._rules.routing.cache.checked)
         record.route(decision, lookup.outcome, lookup.distance)
         assert lookup.answer is not None
@@ -298,11 +303,15 @@ class Router:
         may = lookup.storable and answering.one_voice and confident
         seconds = time.time() - asking.context.received
         if may and self._afterwards.keep(kept, lookup, seconds):
-            self._given.note(asking.context.request_id, given_by(asking.context, lookup))
+            self._gave(asking.context, given_by(asking.context, lookup))
         elif lookup.features is not None and (lookup.only_checks or not confident):
             self._afterwards.later(self._reader.doubt(lookup))
         if shadowed and answering.one_voice:
             self._afterwards.shadow(asking, decision.variant, kept)
+
+    def _gave(self, context: RequestContext, given: Given | None) -> None:
+        if given is not None:
+            self._afterwards.later(self._reader.gave(context.request_id, given))
 
     def _seen(self, lookup: Lookup) -> None:
         if lookup.only_checks:

@@ -16,8 +16,6 @@ from configs.profile import Profile
 from configs.routing import Routing
 from deployments.cache.answer import CachedAnswer, Lookup
 from deployments.cache.exact import ExactCache
-from deployments.cache.seal import seal_of
-from deployments.cache.store import connect
 from deployments.classifier.learned import embedder_of
 from deployments.classifier.rules import Classification, classify, last_user_text
 from deployments.contract import ChatRequest, RequestContext
@@ -37,11 +35,11 @@ class Reader:
     """The Router's side of cache and Classifier."""
 
     def __init__(
-        self, profile: Profile, redis_url: str, cache: DeploymentHandle, classifier: DeploymentHandle
+        self, profile: Profile, exact: ExactCache, cache: DeploymentHandle, classifier: DeploymentHandle
     ) -> None:
         self._profile = profile
         self._routing: Routing
-        self._exact = ExactCache(connect(redis_url), seal_of(home().cache_key))
+        self._exact = exact
         # Handles to methods are made once: making one costs as much as using it.
         self._find_similar, self._store = cache.find_similar, cache.store
         self._refuse, self._forget, self._doubted = cache.refuse, cache.forget_entries, cache.doubted
@@ -82,6 +80,14 @@ class Reader:
     async def served(self, lookup: Lookup) -> None:
         """What the cache had was of use."""
         await self._exact.served(lookup)
+
+    async def gave(self, request_id: str, given: Given) -> None:
+        """Remember which entry a request was given, or has led to."""
+        await self._exact.gave(request_id, given)
+
+    async def take_given(self, request_id: str, key_id: str) -> Given | None:
+        """What was given for a request of this key's, once; None while Redis is away."""
+        return await self._exact.take_given(request_id, key_id)
 
     async def keep(self, answer: CachedAnswer, lookup: Lookup) -> None:
         """Give the cache what a miss has led to."""

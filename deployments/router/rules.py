@@ -16,7 +16,7 @@ from configs.catalog import Catalog
 from configs.profile import Profile
 from configs.routing import LEVELS, Condition, Level, Preference, Routing, Rule
 from deployments.classifier.rules import THINKING, Classification, last_user_text
-from deployments.contract import ChatError, ChatRequest, RequestContext, invalid, node_away, not_allowed
+from deployments.contract import AUTO, ChatError, ChatRequest, RequestContext, invalid, node_away, not_allowed
 from deployments.router.bandit import Bandit
 from deployments.router.calibration import nothing
 from deployments.router.choice import Offer, blended, choose
@@ -25,7 +25,6 @@ from deployments.router.decision import Candidate, RouteDecision
 from deployments.router.escalation import Judges
 from deployments.router.pace import Pace
 
-AUTO = "auto"
 READ_CHARS = 20_000
 """How much of a question the owner's expressions are held against."""
 

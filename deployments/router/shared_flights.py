@@ -21,6 +21,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from deployments.cache.patience import FAILURES
+from deployments.cache.seal import Open, Unreadable
 from deployments.contract import ChatError, ErrorKind, engine_gone
 from deployments.router.decision import Item, from_json, to_json
 
@@ -35,15 +36,22 @@ READ_MS = 250
 KEPT_MS = 10_000
 """So long what was said is kept after the end, for slow readers."""
 
+SAY_SECONDS = 0.2
+"""So long a chunk waits at most for the others to be told."""
+
 SAY = """
 local lease, said = unpack(KEYS)
 if redis.call('GET', lease) ~= ARGV[1] then return 0 end
-for place = 4, #ARGV do redis.call('XADD', said, '*', 'said', ARGV[place]) end
+local there = redis.call('XLEN', said)
+if there < tonumber(ARGV[4]) then return 0 end
+for place = 5 + there - ARGV[4], #ARGV do redis.call('XADD', said, '*', 'said', ARGV[place]) end
 redis.call('PEXPIRE', said, ARGV[3])
 if ARGV[2] == 'over' then redis.call('DEL', lease) else redis.call('PEXPIRE', lease, ARGV[2]) end
 return 1
 """
-"""Only while the lease is one's own: a Router that was held up for long does not speak into its heir's words."""
+"""Only while the lease is one's own: a Router that was held up for long does not speak into its heir's words. The
+messages are counted: one that was written though nobody heard of it is not written twice, and none follows one
+that is missing."""
 
 Items = list[Item]
 Answer = Callable[[Items], AsyncGenerator[Items, None]]
@@ -54,79 +62,74 @@ Answer = Callable[[Items], AsyncGenerator[Items, None]]
 class _Lease:
     """`flight`: of which answer; `turn`: 0, or 1 for who has taken it over."""
 
+    key: str
     flight: str
     turn: int
     owner: str
+
+    @property
+    def stream(self) -> str:
+        return f"{self.key}:{self.flight}"
 
     def text(self) -> str:
         return f"{self.flight}:{self.turn}:{self.owner}"
 
     @classmethod
-    def read(cls, text: bytes) -> _Lease:
+    def new(cls, key: str) -> _Lease:
+        return cls(key, secrets.token_hex(8), 0, secrets.token_hex(4))
+
+    @classmethod
+    def read(cls, key: str, text: bytes) -> _Lease:
         flight, turn, owner = text.decode().split(":")
-        return cls(flight, int(turn), owner)
+        return cls(key, flight, int(turn), owner)
+
+    def heir(self, turn: int) -> _Lease:
+        return _Lease(self.key, self.flight, turn, secrets.token_hex(4))
 
 
-class SharedFlights:
-    """Of one Router among several over one Redis."""
+class _Telling:
+    """What one Router tells the others while it has an answer made. With the first that it cannot tell in time it
+    falls silent, lest a word be missing: its lease runs out, and a reader goes on from what was told."""
 
-    def __init__(self, redis: Redis) -> None:
-        self._redis = redis
+    def __init__(self, redis: Redis, seal: Open, lease: _Lease, told: int) -> None:
         self._say = redis.register_script(SAY)
+        self._seal, self._lease, self._told = seal, lease, told
+        self._silent = False
+        self._one_at_a_time = asyncio.Lock()
 
-    async def fly(self, name: str, answer: Answer, heard: Callable[[Item], Item]) -> AsyncGenerator[Items, None]:
-        """The answer to the request of this name, made here or by another Router; `heard`: what another one's
-        items are here. Raises what it raises."""
-        lease_key = f"gq:flight:{name}"
-        mine = _Lease(secrets.token_hex(8), 0, secrets.token_hex(4))
-        try:
-            there: Any = await self._redis.set(lease_key, mine.text(), nx=True, px=LEASE_MS, get=True)
-        except FAILURES as error:
-            logger.warning("Redis is away (%s): the same may be answered twice", error)
-            steps = answer([])
-        else:
-            if there is None:
-                steps = self._lead(lease_key, mine, answer([]))
-            else:
-                steps = self._follow(lease_key, _Lease.read(there), answer, heard)
-        async with aclosing(steps):
-            async for items in steps:
-                yield items
-
-    async def _lead(
-        self, key: str, lease: _Lease, steps: AsyncGenerator[Items, None]
-    ) -> AsyncGenerator[Items, None]:
-        """Have it answered, and write it down."""
-        async with aclosing(steps), self._kept_alive(key, lease):
+    async def tell(self, message: dict[str, Any] | None, *, over: bool = False) -> None:
+        """A message, or only that one is still there."""
+        async with self._one_at_a_time:
+            if self._silent:
+                return
+            words = [] if message is None else [self._seal.close(json.dumps(message), self._place)]
+            lives = ("over", KEPT_MS) if over else (LEASE_MS, 10 * KEPT_MS)
             try:
-                async for items in steps:
-                    await self._says(key, lease, {"items": [to_json(item) for item in items]})
-                    yield items
-            except (asyncio.CancelledError, GeneratorExit):
-                # Nobody listens here any more; elsewhere, somebody may.
-                await asyncio.shield(self._says(key, lease, {"left": True}, over=True))
-                raise
-            except Exception as error:
-                failure = error if isinstance(error, ChatError) else engine_gone("router")
-                await self._says(key, lease, {"failed": failure.__reduce__()[1]}, over=True)
-                raise
-            await self._says(key, lease, {"over": True}, over=True)
+                told = await asyncio.wait_for(
+                    self._say(
+                        keys=[self._lease.key, self._lease.stream],
+                        args=[self._lease.text(), *lives, self._told, *words],
+                    ),
+                    SAY_SECONDS,
+                )
+            except FAILURES as error:
+                logger.warning("what is answered is not told to other Routers: %r", error)
+                told = 0
+            self._silent = not told
+            self._told += len(words)
 
-    async def _says(self, key: str, lease: _Lease, said: dict[str, Any] | None, *, over: bool = False) -> None:
-        """Tell the others, or only that one is still there."""
-        words = [] if said is None else [json.dumps(said)]
-        lives = ("over", KEPT_MS) if over else (LEASE_MS, 10 * KEPT_MS)
-        try:
-            await self._say(keys=[key, f"{key}:{lease.flight}"], args=[lease.text(), *lives, *words])
-        except FAILURES as error:
-            logger.warning("what is answered is not told to other Routers: %s", error)
+    @property
+    def _place(self) -> str:
+        return place(self._lease.stream, self._told)
 
     @asynccontextmanager
-    async def _kept_alive(self, key: str, lease: _Lease) -> AsyncIterator[None]:
+    async def kept_alive(self) -> AsyncIterator[None]:
+        """The lease is renewed, also while nothing is said."""
+
         async def renew() -> None:
             while True:
                 await asyncio.sleep(LEASE_MS / 4e3)
-                await self._says(key, lease, None)
+                await self.tell(None)
 
         task = asyncio.get_running_loop().create_task(renew())
         try:
@@ -135,23 +138,75 @@ class SharedFlights:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
+
+class SharedFlights:
+    """Of one Router among several over one Redis; what they tell each other is sealed as entries are."""
+
+    def __init__(self, redis: Redis, seal: Open) -> None:
+        self._redis, self._seal = redis, seal
+
+    async def fly(self, name: str, answer: Answer, heard: Callable[[Item], Item]) -> AsyncGenerator[Items, None]:
+        """The answer to the request of this name, made here or by another Router; `heard`: what another one's
+        items are here. Raises what it raises."""
+        lease = _Lease.new(f"gq:flight:{name}")
+        try:
+            there: Any = await asyncio.wait_for(
+                self._redis.set(lease.key, lease.text(), nx=True, px=LEASE_MS, get=True), SAY_SECONDS
+            )
+        except FAILURES as error:
+            logger.warning("Redis is away (%r): the same may be answered twice", error)
+            steps = answer([])
+        else:
+            if there is None:
+                steps = self._lead(lease, 0, answer, [])
+            else:
+                steps = self._follow(_Lease.read(lease.key, there), answer, heard)
+        async with aclosing(steps):
+            async for items in steps:
+                yield items
+
+    async def _lead(self, lease: _Lease, told: int, answer: Answer, said: Items) -> AsyncGenerator[Items, None]:
+        """Have it answered, or the rest of it, and tell the others; `told`: how many messages there were
+        before."""
+        telling = _Telling(self._redis, self._seal, lease, told)
+        async with telling.kept_alive():
+            try:
+                async with aclosing(answer(said)) as steps:
+                    async for items in steps:
+                        await telling.tell({"items": [to_json(item) for item in items]})
+                        yield items
+            except (asyncio.CancelledError, GeneratorExit):
+                # Nobody listens here any more; elsewhere, somebody may.
+                await asyncio.shield(telling.tell({"left": True}, over=True))
+                raise
+            except Exception as error:
+                failure = error if isinstance(error, ChatError) else engine_gone("router")
+                await telling.tell({"failed": failure.__reduce__()[1]}, over=True)
+                raise
+            await telling.tell({"over": True}, over=True)
+
     async def _follow(
-        self, key: str, lease: _Lease, answer: Answer, heard: Callable[[Item], Item]
+        self, lease: _Lease, answer: Answer, heard: Callable[[Item], Item]
     ) -> AsyncGenerator[Items, None]:
-        """Hear what another Router says; where it dies, go on in its place."""
+        """Hear what another Router says; where it dies or falls silent, go on in its place. (What is more than
+        text cannot be gone on with: that is a failure.)"""
         said: Items = []
-        place = b"0"
+        read, count = b"0", 0
         turn, left = lease.turn, False
-        while True:
+        rest: AsyncGenerator[Items, None] | None = None
+        while rest is None:
             try:
                 # (Whether the owner lives is asked before what it said: its end is written before it goes.)
-                owner: Any = await self._redis.get(key)
-                found = await self._redis.xread({f"{key}:{lease.flight}": place}, block=READ_MS)
-            except FAILURES as error:
-                raise engine_gone("cache") from error
-            for read, fields in _entries(found):
-                place = read
-                message = json.loads(fields[b"said"])
+                owner: Any = await self._redis.get(lease.key)
+                found = await self._redis.xread({lease.stream: read}, block=READ_MS)
+                messages = [
+                    self._opened(lease, count + n, fields) for n, (_, fields) in enumerate(_entries(found))
+                ]
+            except (*FAILURES, Unreadable, ValueError) as error:
+                logger.warning("another Router's answer cannot be heard: %r", error)
+                rest = answer(said)
+                break
+            for message in messages:
                 if "over" in message:
                     return
                 if "failed" in message:
@@ -161,24 +216,43 @@ class SharedFlights:
                 said += items
                 if items:
                     yield [heard(item) for item in items]
-            current = None if owner is None else _Lease.read(owner)
+            count += len(messages)
+            read = _entries(found)[-1][0] if messages else read
+            current = None if owner is None else _Lease.read(lease.key, owner)
             if current is not None and current.flight == lease.flight:
                 turn = current.turn
-                continue
-            if found and not left:
-                continue
-            # Who has left on purpose is nobody's death.
-            heir = _Lease(lease.flight, turn if left else turn + 1, secrets.token_hex(4))
-            if heir.turn > 1 or current is not None:
-                raise engine_gone("router")
-            if not await self._redis.set(key, heir.text(), nx=True, px=LEASE_MS):
-                continue  # Another reader was faster.
-            left = False
+            elif left or not messages:
+                rest = await self._taken_over(lease, turn if left else turn + 1, count, answer, said)
+                left = False
+        async with aclosing(rest):
+            async for items in rest:
+                yield items
+
+    async def _taken_over(
+        self, lease: _Lease, turn: int, told: int, answer: Answer, said: Items
+    ) -> AsyncGenerator[Items, None] | None:
+        """The rest of an answer whose Router has left (then it is the same turn) or died; None where another
+        reader was faster. Raises `ChatError` where it has cost two their lives."""
+        if turn > 1:
+            raise engine_gone("router")
+        heir = lease.heir(turn)
+        try:
+            there: Any = await self._redis.set(lease.key, heir.text(), nx=True, px=LEASE_MS, get=True)
+        except FAILURES:
+            return answer(said)
+        if there is None:
             logger.warning("an answer of another Router, which is gone, is gone on with here")
-            async with aclosing(self._lead(key, heir, answer(said))) as rest:
-                async for items in rest:
-                    yield items
-            return
+            return self._lead(heir, told, answer, said)
+        # Another reader was faster; or the same is asked anew, which is none of this one's business.
+        return None if _Lease.read(lease.key, there).flight == lease.flight else answer(said)
+
+    def _opened(self, lease: _Lease, number: int, fields: dict[bytes, bytes]) -> dict[str, Any]:
+        return dict(json.loads(self._seal.open(fields[b"said"].decode(), place(lease.stream, number))))
+
+
+def place(stream: str, number: int) -> str:
+    """Where a message belongs, so that none can be moved."""
+    return f"{stream}:{number}"
 
 
 def _entries(found: Any) -> list[tuple[bytes, dict[bytes, bytes]]]:

@@ -2,35 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
 from openai.types.chat import ChatCompletionChunk
+from openai.types.chat.chat_completion_chunk import Choice
 
 from deployments.contract import ChatRequest, ContinuedRequest, engine_gone
 from deployments.router.decision import Item, Routed
 
+Ask = Callable[[], AsyncGenerator[list[Item], None]]
+
+
+def is_over(said: list[Item]) -> bool:
+    """Whether an answer was said to its end, though nobody has said that it was the end."""
+    ended = {choice.index for choice in _choices(said) if choice.finish_reason}
+    return bool(ended) and ended == {choice.index for choice in _choices(said)}
+
 
 def going_on(request: ChatRequest, said: list[Item]) -> ChatRequest:
-    """The request for the rest of an answer. Raises `ChatError` for one that cannot be gone on with: calls of
-    tools, thoughts, a form, several answers."""
-    chunks = [item for item in said if isinstance(item, ChatCompletionChunk)]
-    deltas = [choice.delta for chunk in chunks for choice in chunk.choices]
+    """The request for the rest of an answer. Raises `ChatError` for one that has begun and cannot be gone on with:
+    calls of tools, thoughts, a form, several answers."""
+    deltas = [choice.delta for choice in _choices(said)]
     text = "".join(delta.content or "" for delta in deltas)
-    if not text:
-        return request
     more = any(delta.tool_calls or getattr(delta, "reasoning_content", None) for delta in deltas)
     structured = (request.response_format or {"type": "text"}).get("type") != "text"
-    if more or structured or request.n > 1:
+    if more or (text and (structured or request.n > 1)):
         raise engine_gone("router")
+    if not text:
+        return request
     fields = request.model_dump(exclude_unset=True)
     return ContinuedRequest.model_validate({**fields, "begun": text})
 
 
-async def the_rest(said: list[Item], steps: AsyncGenerator[list[Item], None]) -> AsyncGenerator[list[Item], None]:
-    """What is still to be said: no second decision, no second beginning."""
+def _choices(said: list[Item]) -> list[Choice]:
+    return [choice for item in said if isinstance(item, ChatCompletionChunk) for choice in item.choices]
+
+
+async def the_rest(said: list[Item], ask: Ask) -> AsyncGenerator[list[Item], None]:
+    """What is still to be said, as `ask` gets it: no second decision, no second beginning."""
+    if is_over(said):
+        return
     begun = any(isinstance(item, ChatCompletionChunk) for item in said)
-    async with aclosing(steps):
+    async with aclosing(ask()) as steps:
         async for items in steps:
             left = [item for item in items if not (_begins(item) if begun else isinstance(item, Routed))]
             if left:

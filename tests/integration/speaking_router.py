@@ -11,6 +11,7 @@ import json
 import sys
 from collections.abc import AsyncGenerator
 
+from deployments.cache.seal import Sealed
 from deployments.cache.store import connect
 from deployments.chunks import ChunkBuilder
 from deployments.contract import ChatError
@@ -47,7 +48,7 @@ async def main(url: str, name: str, words: int, pause: float) -> None:
     say(ready=True)
     await asyncio.to_thread(sys.stdin.readline)
     try:
-        async for items in SharedFlights(connect(url)).fly(name, answer, heard):
+        async for items in SharedFlights(connect(url), Sealed(b"k" * 32)).fly(name, answer, heard):
             for item in items:
                 say(word="routed" if isinstance(item, Routed) else item.choices[0].delta.content)
         say(over=True)

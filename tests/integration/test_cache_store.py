@@ -15,7 +15,8 @@ from deployments.cache.answer import CachedAnswer
 from deployments.cache.experience import Event, veto, vetoed
 from deployments.cache.seal import Open, Sealed
 from deployments.cache.space import PINNED
-from deployments.cache.store import EPOCH, CacheStore, ExactStore, Kept, as_bytes, connect
+from deployments.cache.store import CacheStore, ExactStore, Kept, as_bytes, connect
+from deployments.router.decision import Given
 from tests.integration.conftest import Stack
 
 ANSWER = CachedAnswer("small", "Paris.", None, 5, 2, 0)
@@ -189,6 +190,19 @@ async def test_a_poisoned_entry_is_a_miss(replicas: Replicas) -> None:
     assert await replicas.one.answers([entry("a")]) == {}
 
 
+@pytest.mark.parametrize(("field", "value"), [("fingerprint", "f2"), ("scope", "bob"), ("tag", "handbook@3")])
+async def test_whoever_changes_whom_an_entry_may_serve_makes_it_unreadable(
+    replicas: Replicas, field: str, value: str
+) -> None:
+    await replicas.put("a")
+    [name] = [name async for name in replicas.redis.scan_iter(f"{replicas.one.name}:entry:*")]
+    await replicas.redis.hset(name, field, value)
+    assert await replicas.one.nearest("f2", vector(0), 1) == []
+    assert await replicas.one.nearest("f1", vector(0), 1) == []
+    assert await replicas.one.shown("bob") == []
+    assert await replicas.one.answers([entry("a")]) == {}
+
+
 async def test_without_a_key_what_is_no_answer_is_a_miss_too(replicas: Replicas) -> None:
     store = ExactStore(replicas.redis, Open())
     name = f"gq:exact:open:{replicas.seal.name}"
@@ -252,6 +266,38 @@ async def test_a_pinned_entry_stays(replicas: Replicas) -> None:
     [shown] = await replicas.one.shown("ann")
     assert shown.expires_at is None
     assert await replicas.one.trim(0) == 0
+    assert not await replicas.put("a", answer=replace(ANSWER, content="Rome.")), "nor is it replaced"
+    assert (await replicas.one.get(entry("a")))[0] == ANSWER
+    assert (await replicas.one.room()).pinned == 1
+    assert await replicas.one.pinned(entry("a")) and not await replicas.one.pinned(entry("b"))
+    assert await replicas.other.forget([entry("a")]) == 1
+    assert (await replicas.one.room()).pinned == 0
+
+
+async def test_one_that_was_stale_is_fresh_once_it_is_pinned(replicas: Replicas) -> None:
+    await replicas.put("a", answer=replace(ANSWER, fresh_until=1.0))
+    assert await replicas.one.pin([entry("a")]) == 1
+    answer, _ = await replicas.one.get(entry("a"))
+    assert answer is not None and not answer.stale
+    assert [near.entry for near in await replicas.one.nearest("f1", vector(0), 1)] == [entry("a")]
+
+
+async def test_all_that_rests_on_some_knowledge_is_known_also_what_no_similar_question_finds(
+    replicas: Replicas,
+) -> None:
+    await replicas.put("a", tag="handbook@3")
+    await replicas.put("b", tag="handbook@3", fingerprint=None, embedding=None)
+    await replicas.put("c", tag="handbook@4")
+    await replicas.put("d", tag="handbook@3", scope="bob")
+    assert sorted(await replicas.other.resting_on("ann", "handbook@3")) == [entry("a"), entry("b")]
+
+
+async def test_what_a_request_was_given_is_taken_back_once_by_who_asked(replicas: Replicas) -> None:
+    given = Given("ann", entry("a"), vector(0))
+    await replicas.one.gave("r1", given)
+    assert await replicas.other.take_given("r1", "bob") is None
+    assert await replicas.other.take_given("r1", "ann") == given
+    assert await replicas.one.take_given("r1", "ann") is None
 
 
 async def test_another_embedder_finds_what_was_kept_by_the_one_before(replicas: Replicas) -> None:
@@ -265,7 +311,13 @@ async def test_another_embedder_finds_what_was_kept_by_the_one_before(replicas: 
         async def embed(query: str) -> bytes:
             return vector(5 if query == "What is a?" else 6)
 
-        assert await new.move_here(embed, vetoed) == 2, "who was refused something is not known by new vectors"
+        await replicas.one.note([{"kind": "join"}], "me")
+        await replicas.redis.xadd(f"{replicas.one.name}:events", {"event": "nonsense"})
+        await replicas.put("e")
+        gone = await replicas.redis.hgetall(f"{replicas.one.name}:entry:{entry('e')}")
+        await replicas.one.forget([entry("e")])
+        await replicas.redis.hset(f"{replicas.one.name}:entry:{entry('e')}", mapping=gone)  # type: ignore[arg-type]
+        assert await new.move_here(embed, vetoed) == 2, "not what was refused, nor what was forgotten"
         near = await new.nearest("f1", vector(5), 5)
         assert [found.entry[0] for found in near] == ["a", "c"]
         assert near[0].distance == pytest.approx(0, abs=1e-6)
@@ -286,4 +338,10 @@ async def test_everything_can_be_taken_out_and_put_in_again(replicas: Replicas) 
     assert (found[entry("a")].query, found[entry("a")].tag, found[entry("a")].group) == ("What is a?", "t", "g")
     assert 0 < found[entry("a")].seconds <= 60
     assert found[entry("b")].seconds == PINNED
-    assert await replicas.redis.exists(EPOCH) in (0, 1)
+    await replicas.one.forget(list(found))
+    assert [kept async for kept in replicas.one.everything()] == []
+    _, epoch = await replicas.one.get("nothing")
+    for kept in found.values():
+        assert await replicas.other.put(replace(kept, epoch=epoch, embedding=vector(0)))
+    assert {kept.key: kept.answer async for kept in replicas.one.everything()} == dict.fromkeys(found, ANSWER)
+    assert [near.entry for near in await replicas.one.nearest("f1", vector(0), 5)] == [entry("a")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import redis
 
 from tests.integration.conftest import ROOT, Stack
 
@@ -27,7 +29,8 @@ class Routers:
 
     def start(self, count: int, words: int = WORDS, pause: float = 0.3) -> list[subprocess.Popen[str]]:
         """They are ready to be asked."""
-        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
+        ends = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        pipes: dict[str, Any] = {**ends, "text": True, "bufsize": 1}
         command = [*self._command, str(words), str(pause)]
         started = [subprocess.Popen(command, cwd=ROOT, **pipes) for _ in range(count)]
         self.there += started
@@ -108,6 +111,34 @@ def test_where_it_is_killed_one_of_the_others_goes_on_and_nobody_hangs(routers: 
         assert words_in(one) == WHOLE, "no word is missing, none comes twice"
         assert one[-1] == {"over": True}
     assert time.monotonic() - killed < 20
+
+
+def test_where_its_client_leaves_one_of_the_others_goes_on_at_once(routers: Routers) -> None:
+    first, *others = routers.start(3)
+    ask(first)
+    until(first, "0 ")
+    ask(*others)
+    begun = [until(process, "2 ") for process in others]
+    first.send_signal(signal.SIGINT)
+    said = [before + rest_of(process) for before, process in zip(begun, others, strict=True)]
+    assert len([one for one in said if made_by(one)]) == 1
+    for one in said:
+        assert words_in(one) == WHOLE and one[-1] == {"over": True}
+
+
+def test_without_redis_each_has_its_own_answered_and_misses_no_word(routers: Routers, stack: Stack) -> None:
+    first, other = routers.start(2)
+    ask(first)
+    began = until(first, "0 ")
+    ask(other)
+    begun = until(other, "2 ")
+    with redis.Redis.from_url(stack.settings.environment(stack.credentials)["GROUPQWEN_REDIS_URL"]) as client:
+        client.client_pause(timeout=4000, all=True)
+        for said in (began + rest_of(first), begun + rest_of(other)):
+            assert words_in(said) == WHOLE and said[-1] == {"over": True}
+        client.client_unpause()
+    held = b"".join(client.dump(name) or b"" for name in client.scan_iter("gq:flight:*"))
+    assert b"content" not in held, "what they tell each other is sealed"
 
 
 def test_what_has_cost_two_their_lives_is_not_given_to_a_third(routers: Routers) -> None:

@@ -246,3 +246,18 @@ def test_what_rests_on_another_version_of_knowledge_is_another_answer() -> None:
     assert len({BASE.fingerprint, *(one.fingerprint for one in versions)}) == 3
     assert [one.tag for one in versions] == ["handbook@3", "handbook@4"]
     assert some(keys(USER, metadata={"title": "x"})).exact == BASE.exact, "other labels change no answer"
+
+
+def test_to_name_no_model_is_to_let_the_router_decide() -> None:
+    assert some(keys(USER, model="auto")) == BASE
+    assert some(keys(USER, model="qwen3-8b")).exact != BASE.exact
+
+
+def test_what_a_variant_has_said_is_not_told_to_a_key_that_may_not_ask_it() -> None:
+    rules = CacheRules(scope="shared")
+    request = ChatRequest.model_validate({"messages": [USER]})
+    found = {
+        some(cache_keys(request, RequestContext("r", key_id="key_a", variants=variants), rules)).exact
+        for variants in (None, ("small",), ("small", "large"), ("large", "small"))
+    }
+    assert len(found) == 3

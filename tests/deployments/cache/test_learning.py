@@ -7,8 +7,9 @@ from redis.exceptions import ConnectionError as RedisGone
 
 from configs.routing import CacheRules
 from deployments.cache import learning
-from deployments.cache.experience import Event, Experience, join
+from deployments.cache.experience import Event, Experience, check, join
 from deployments.cache.learning import Learning
+from deployments.cache.likeness import FEATURES
 from deployments.cache.patience import Patience
 
 
@@ -85,4 +86,25 @@ async def test_while_redis_is_away_it_learns_and_hears_the_rest_when_it_is_back(
     one.learning.learn(join("c", "d"))
     await asyncio.sleep(0.05)
     assert one.experience.group("x") == "y"
-    assert log.kept[-1][2] == join("c", "d")
+    assert [event for _, _, event in log.kept[1:]] == [join("a", "b"), join("c", "d")], "nothing was lost"
+
+
+async def test_what_could_not_be_written_is_written_by_itself_later() -> None:
+    log = Log()
+    one = Replica(log)
+    await one.learning.hear()
+    log.away = True
+    one.learning.learn(join("a", "b"))
+    await asyncio.sleep(0.05)
+    log.away = False
+    await one.learning.keep_up()
+    assert [event for _, _, event in log.kept] == [join("a", "b")]
+
+
+async def test_two_that_hear_at_once_hear_everything_once() -> None:
+    log = Log()
+    one = Replica(log)
+    features = [0.9] * len(FEATURES)
+    await log.note([check("p", features, "g", True)] * 50, "somebody")
+    await asyncio.gather(one.learning.hear(), one.learning.keep_up())
+    assert one.experience.report()["p"][0] == 50

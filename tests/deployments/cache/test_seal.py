@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.cache.seal import KEY_BYTES, Open, Sealed, Unreadable, make_key, seal_of
+from deployments.cache.seal import KEY_BYTES, Open, Sealed, Unreadable, make_key, seal_named, seal_of
 
 ONE, OTHER = Sealed(b"1" * KEY_BYTES), Sealed(b"2" * KEY_BYTES)
 
@@ -34,6 +34,21 @@ def test_what_was_changed_is_not_read(place: int, by: int) -> None:
 def test_nonsense_is_not_read(text: str) -> None:
     with pytest.raises(Unreadable):
         ONE.open(text, "e1")
+
+
+def test_a_replica_keeps_to_the_seal_that_was_deployed(tmp_path: Path) -> None:
+    path = tmp_path / "cache.key"
+    assert seal_named(path, "open").name == "open"
+    make_key(path)
+    assert seal_named(path, "open").name == "open", "until it is deployed anew"
+    name = seal_of(path).name
+    assert seal_named(path, name).name == name
+    path.unlink()
+    make_key(path)
+    lost = seal_named(path, name)
+    assert lost.name not in (name, "open", seal_of(path).name), "one that finds nothing"
+    path.write_text("damaged")
+    assert seal_named(path, name).name not in (name, "open")
 
 
 def test_names_tell_nothing_without_the_key_and_are_the_same_with_it() -> None:

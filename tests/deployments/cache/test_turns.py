@@ -32,6 +32,10 @@ def taught(partition: str, count: int = 400) -> Experience:
 def test_all_but_the_same_words_are_enough_for_a_first_question_and_not_for_a_turn() -> None:
     assert Experience(RULES).decide("And in the winter?", [SAME], VECTOR, FIRST).serves == SAME
     assert Experience(RULES).decide("And in the winter?", [SAME], VECTOR, TURN).serves is None
+    for mode in ("fixed", "calibrated"):
+        other = Experience(CacheRules.model_validate({"mode": mode, "likely": 0.1}))
+        assert other.decide("And in the winter?", [SAME], VECTOR, FIRST).serves == SAME
+        assert other.decide("And in the winter?", [SAME], VECTOR, TURN).serves is None
 
 
 def test_what_was_checked_of_first_questions_says_nothing_of_turns_and_the_other_way_round() -> None:

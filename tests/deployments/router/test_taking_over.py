@@ -62,6 +62,7 @@ def test_what_was_said_is_gone_on_with() -> None:
     ("fields", "said"),
     [
         ({}, BUILDER.delta(0, content="x", reasoning="hm")),
+        ({}, BUILDER.delta(0, reasoning="hm")),
         ({"response_format": {"type": "json_object"}}, BUILDER.delta(0, content="{")),
         ({"n": 2}, BUILDER.delta(0, content="x")),
     ],
@@ -72,16 +73,17 @@ def test_what_is_more_than_text_is_not_gone_on_with(fields: dict[str, Any], said
     assert refused.value.status == 503
 
 
-async def test_the_client_hears_one_beginning() -> None:
-    async def again() -> AsyncGenerator[list[Item], None]:
-        yield [ROUTED, ROLE]
-        yield [BUILDER.delta(0, content="is."), END]
+async def again() -> AsyncGenerator[list[Item], None]:
+    yield [ROUTED, ROLE]
+    yield [BUILDER.delta(0, content="is."), END]
 
-    heard = [
-        item
-        async for items in the_rest([ROUTED, ROLE, BUILDER.delta(0, content="Par")], again())
-        for item in items
-    ]
-    assert heard == [BUILDER.delta(0, content="is."), END]
-    heard = [item async for items in the_rest([ROUTED], again()) for item in items]
-    assert heard == [ROLE, BUILDER.delta(0, content="is."), END]
+
+async def left(said: list[Item]) -> list[Item]:
+    return [item async for items in the_rest(said, again) for item in items]
+
+
+async def test_the_client_hears_one_beginning_and_one_end() -> None:
+    begun = [ROUTED, ROLE, BUILDER.delta(0, content="Par")]
+    assert await left(begun) == [BUILDER.delta(0, content="is."), END]
+    assert await left([ROUTED]) == [ROLE, BUILDER.delta(0, content="is."), END]
+    assert await left([*begun, END]) == [], "only that it was the end had not been said"
