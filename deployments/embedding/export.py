@@ -12,12 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from deployments.embedding import bert
+from deployments.embedding import bert, modernbert, qwen3
 from deployments.embedding.graph import Graph
 from deployments.embedding.weights import ExportError, Weights
 
 ARCHITECTURES: dict[str, Callable[[Graph, dict[str, Any]], str]] = {
     "bert": bert.build,
+    "modernbert": modernbert.build,
+    "qwen3": qwen3.build,
 }
 """By config.json's `model_type`: what writes the graph, up to the pooled vector (batch, hidden)."""
 
