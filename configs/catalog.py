@@ -258,12 +258,13 @@ class EmbedderSpec(Strict):
     """A sentence-embedding model."""
 
     title: str
-    weights: Source
-    tokenizer: Source
-    config: Source
+    weights: Source = Field(description="Safetensors, in one file.")
+    tokenizer: Source = Field(description="`tokenizer.json`, which adds the special tokens itself.")
+    config: Source = Field(description="`config.json`; its `model_type` is bert, modernbert or qwen3.")
     dimensions: int = Field(gt=0)
     max_tokens: int = Field(gt=0, description="Longer texts are cut.")
     license: str
+    note: str | None = None
 
 
 class Catalog(Strict):

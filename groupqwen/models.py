@@ -113,15 +113,16 @@ def take_over(files: list[WantedFile]) -> None:
 
 
 def prepare_embedder(profile: Profile, catalog: Catalog, home: Home) -> Path:
-    """Export the embedder to ONNX, once."""
+    """Export the embedder to ONNX, once. Raises `DownloadError`."""
     spec = catalog.embedders[profile.embedder]
     target = home.embedder_file(profile.embedder)
     if not target.is_file():
         from deployments.embedding.export import export
+        from deployments.embedding.weights import ExportError
 
-        export(
-            home.model_file(profile.embedder, spec.weights),
-            home.model_file(profile.embedder, spec.config),
-            target,
-        )
+        weights, config = (home.model_file(profile.embedder, source) for source in (spec.weights, spec.config))
+        try:
+            export(weights, config, target)
+        except ExportError as error:
+            raise DownloadError(f"no embedder can be made of {profile.embedder}: {error}") from error
     return target

@@ -6,7 +6,7 @@ Thread-safe; knows nothing of Redis or of what the vectors are for.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,10 @@ import onnxruntime
 from tokenizers import Tokenizer
 
 PAD = 0
+"""Any token would do: what the mask leaves out is not read."""
 BATCH = 32
+BATCH_TOKENS = 8192
+"""Of one batch, with its padding: attention takes memory by the square of a text's length."""
 
 
 class Embedder:
@@ -41,9 +44,8 @@ class Embedder:
         encoded = [encoding.ids for encoding in self._tokenizer.encode_batch(_unicode(texts))]
         out = np.empty((len(encoded), self.dimensions), np.float32)
         order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
-        for start in range(0, len(order), BATCH):
-            group = order[start : start + BATCH]
-            width = max(len(encoded[i]) for i in group)
+        for group in _groups(order, [len(encoded[i]) for i in order]):
+            width = len(encoded[group[-1]])
             ids = np.full((len(group), width), PAD, np.int64)
             mask = np.zeros((len(group), width), np.int64)
             for row, i in enumerate(group):
@@ -56,6 +58,17 @@ class Embedder:
     def count_tokens(self, texts: Sequence[str]) -> int:
         """Tokens that `embed` reads of these texts."""
         return sum(len(encoding.ids) for encoding in self._tokenizer.encode_batch(_unicode(texts)))
+
+
+def _groups(order: Sequence[int], lengths: Sequence[int]) -> Iterator[Sequence[int]]:
+    """`order` cut into batches. `lengths` ascends; a text that is too long for any batch is one of its own."""
+    start = 0
+    for end, length in enumerate(lengths):
+        if end - start == BATCH or (end > start and (end - start + 1) * length > BATCH_TOKENS):
+            yield order[start:end]
+            start = end
+    if start < len(order):
+        yield order[start:]
 
 
 def _unicode(texts: Sequence[str]) -> list[str]:

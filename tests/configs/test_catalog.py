@@ -35,6 +35,14 @@ def test_every_gguf_and_every_cut_file_is_pinned(name: str) -> None:
         assert spec.source.bytes is not None
 
 
+def test_embedders_of_the_catalog() -> None:
+    sizes = {name: spec.dimensions for name, spec in CATALOG.embedders.items()}
+    assert sizes == {"all-minilm-l6-v2": 384, "langcache-embed": 768, "qwen3-embedding-0.6b": 1024}
+    for name, spec in CATALOG.embedders.items():
+        pinned = {source.sha256 is not None for source in (spec.weights, spec.tokenizer)}
+        assert pinned == {name != "langcache-embed"}, "its checksums are not known"
+
+
 @pytest.mark.parametrize("name", CATALOG.variants)
 def test_a_variants_numbers_agree_with_each_other(name: str) -> None:
     spec = CATALOG.variants[name]
