@@ -223,11 +223,15 @@ class Router:
                 opened.push_async_callback(asked.aclose)
                 # A variant that was asked in vain reads the prompt all the same, up to a batch of it, and on a
                 # processor holds up this hit and the next: it is asked when the cache has nothing, or when the
-                # cache takes its time.
-                await asyncio.wait({looking}, timeout=self._rules.routing.cache.head_start_ms / 1e3)
+                # cache takes its time, or at once while the cache finds next to nothing.
+                head_start = self._seen_lookups.head_start(self._rules.routing.cache.head_start_ms / 1e3)
+                await asyncio.wait({looking}, timeout=head_start)
                 if not looking.done():
                     asked.begin()
+                searches = lookup.similar_may_serve
                 lookup = replace(await looking, kind=asking.found.task)
+                if searches:
+                    self._seen_lookups.searched(lookup.answer is not None)
                 if lookup.answer is None:
                     steps = self._fresh(asking, asked, lookup, record)
                     async for items in await opened.enter_async_context(aclosing(steps)):

@@ -103,7 +103,7 @@ def test_cache_exact_semantic_and_bypass(stack: Stack) -> None:
     assert streamed.text.rstrip().endswith("data: [DONE]")
     stats = stack.get("/cache/stats").json()
     assert stats["outcomes"]["exact"] >= 2
-    assert stats["entries"]["exact"] >= 1
+    assert stats["entries"] >= 1
     assert stack.post("/cache/clear", {}).json()["deleted"] >= 2
     gone = stack.ask(f"In one word: what colour is {word} grass?", cache=None, **fields)
     assert gone.headers["x-groupqwen-cache"] == "miss"

@@ -4,6 +4,16 @@ from deployments.cache.answer import CachedAnswer, Lookup
 from deployments.router.lookups import Lookups
 
 
+def test_a_variant_waits_for_the_search_while_that_finds_something() -> None:
+    lookups = Lookups()
+    assert lookups.head_start(0.02) == 0
+    lookups.searched(True)
+    assert lookups.head_start(0.02) == 0.02
+    for _ in range(20):
+        lookups.searched(False)
+    assert lookups.head_start(0.02) == 0
+
+
 def test_hits_save_what_their_answers_took() -> None:
     lookups = Lookups()
     assert lookups.report()["hit_rate"] is None
