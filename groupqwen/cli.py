@@ -25,6 +25,7 @@ from groupqwen.downloads import DownloadError, is_ready
 from groupqwen.models import fetch_profile
 from groupqwen.plans import show_plan
 from groupqwen.stack.problem import StartProblem
+from groupqwen.usage import trace, usage
 
 app = typer.Typer(
     name="groupqwen",
@@ -37,6 +38,8 @@ app.add_typer(models_app, name="models")
 app.add_typer(routers.app, name="router")
 app.add_typer(keys.app, name="keys")
 app.add_typer(caches.app, name="cache")
+app.command()(usage)
+app.command()(trace)
 console = Console()
 errors = Console(stderr=True)
 

@@ -6,6 +6,7 @@ In this order, because each step costs more than the one before it and needs les
 from __future__ import annotations
 
 import json
+import logging
 import re
 import secrets
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -17,6 +18,7 @@ from ray.serve.context import _get_serve_request_context
 from starlette.requests import HTTPConnection
 
 from deployments.contract import ChatError, invalid, not_allowed
+from deployments.ledger.opinions import audit_row
 from serve_app.devices import CLIENT_HEADER, Devices
 from serve_app.keys import ApiKey, KeyRing, KeyScope
 
@@ -29,7 +31,7 @@ OPEN_PATHS = frozenset({"/docs", "/docs/oauth2-redirect", "/openapi.json", "/v1/
 """What anyone may see. `/v1/health` says more to who has a key."""
 
 
-ADMIN_PATHS = re.compile(r"/v1/(?:keys(?:/.*)?|cache/clear|rollout|models/.+/(?:load|unload|pin))/?")
+ADMIN_PATHS = re.compile(r"/v1/(?:keys(?:/.*)?|cache/clear|rollout|audit|models/.+/(?:load|unload|pin))/?")
 """What touches others than the one who asks."""
 
 
@@ -40,6 +42,12 @@ def wanted_scope(path: str) -> KeyScope | None:
     return "admin" if ADMIN_PATHS.fullmatch(path) else "chat"
 
 
+ACT_CHARS = 300
+"""Of a path, that are written down."""
+
+logger = logging.getLogger("ray.serve")
+
+
 @dataclass
 class Rules:
     """What the border enforces. One for the process, because Serve builds the middleware before it
@@ -48,6 +56,8 @@ class Rules:
     keys: KeyRing
     body_bytes: int
     devices: Devices
+    keep: Callable[[dict[str, Any]], None] = lambda row: None
+    """What takes a row for the Ledger."""
 
 
 _rules: Rules | None = None
@@ -92,7 +102,25 @@ class Border:
         except ChatError as error:
             await _refuse(error, send)
             return
+        if wanted == "admin" and scope["method"] not in ("GET", "HEAD"):
+            assert key is not None
+            send = _written_down(key, f"{scope['method']} {scope['path']}", _rules.keep, send)
         await self._app(scope, _replay(body, receive), send)
+
+
+def _written_down(key: ApiKey, act: str, keep: Callable[[dict[str, Any]], None], send: Send) -> Send:
+    """What touches others leaves a row, once it is known what came of it."""
+
+    async def told(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            try:
+                keep(audit_row(key.id, act[:ACT_CHARS], message["status"]))
+            except OSError:
+                # The act is done; what can be said of it goes to the log.
+                logger.exception("the journal took no row: %s by %s", act[:ACT_CHARS], key.id)
+        await send(message)
+
+    return told
 
 
 async def _read(scope: Scope, receive: Receive, limit: int) -> bytes:

@@ -16,6 +16,7 @@ from serve_app.schemas import ErrorResponse
 ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorResponse, "description": "The request is wrong; the message says where."},
     401: {"model": ErrorResponse, "description": "No valid API key."},
+    403: {"model": ErrorResponse, "description": "The key is valid, and not for this."},
     404: {"model": ErrorResponse, "description": "No such model."},
     413: {"model": ErrorResponse, "description": "The body is too large."},
     429: {"model": ErrorResponse, "description": "Busy: try again after `Retry-After` seconds."},

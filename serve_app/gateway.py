@@ -42,14 +42,13 @@ from deployments.residency import RESIDENCY
 from deployments.residency.machine import State
 from deployments.router.decision import Routed
 from deployments.serving import deployment, variant_of
-from serve_app import answers, embeddings
+from serve_app import answers, embeddings, key_routes, ledger_routes
 from serve_app.answers import AnswerResponse, AnswerStream, Item
 from serve_app.border import Border, KeyScheme, Rules, enforce
 from serve_app.completions import text_body, text_chunk
 from serve_app.context import asker, disconnected, request_context
 from serve_app.devices import Devices
 from serve_app.errors import ERRORS, chat_error, shape_errors
-from serve_app.key_routes import routes
 from serve_app.keys import ApiKey, KeyRing
 from serve_app.metrics import scrape
 from serve_app.schemas import (
@@ -96,7 +95,8 @@ api = FastAPI(
 )
 
 api.add_middleware(Border)
-api.include_router(routes)
+api.include_router(key_routes.routes)
+api.include_router(ledger_routes.routes)
 shape_errors(api)
 
 
@@ -124,7 +124,8 @@ class Gateway:
         self._journal: Journal | None = None
         self._http = httpx.AsyncClient(timeout=5)
         self.keys = KeyRing(home().keys)
-        enforce(Rules(self.keys, profile.limits.body_bytes, Devices(profile.nodes)))
+        enforce(Rules(self.keys, profile.limits.body_bytes, Devices(profile.nodes), self._append))
+        ledger_routes.serve_from(ledger)
 
     # -- answers -----------------------------------------------------------------------------------
 
@@ -285,7 +286,7 @@ class Gateway:
     ) -> None:
         record = QueryRecord.begin(chat, context)
         record.fail(error.status, error.message)
-        record.finish(progress, self._catalog)
+        record.finish(progress, self._catalog, self._profile.variants)
         self._append(record.as_row())
 
     def _append(self, row: dict[str, Any]) -> None:

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 from ray.serve.metrics import Gauge
 
+from deployments.contract import engine_gone
 from deployments.ledger.journal import (
+    REFUSED,
     pending_bytes,
     read_batch,
     read_offset,
+    refuse,
     remove_if_done,
     write_offset,
 )
-from deployments.ledger.store import LedgerStore
+from deployments.ledger.reports import By, acts, request, usage
+from deployments.ledger.store import LedgerStore, Refused
 from deployments.serving import deployment
 
 logger = logging.getLogger("ray.serve")
@@ -25,6 +32,9 @@ logger = logging.getLogger("ray.serve")
 BATCH_ROWS = 500
 IDLE_SECONDS = 0.5
 RETRY_SECONDS = 2.0
+
+
+AWAY = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
 
 
 class Drain:
@@ -36,6 +46,7 @@ class Drain:
         self._store = store
         self.rows = 0
         self.damaged = 0
+        self.refused = 0
 
     async def once(self) -> int:
         """Copy what is there. Returns how many rows were new."""
@@ -47,7 +58,7 @@ class Drain:
                 if batch.end == offset:
                     break
                 if batch.rows:
-                    new += await self._store.insert(batch.rows)
+                    new += await self._insert(batch.rows)
                 if batch.damaged:
                     logger.error("%d damaged journal lines in %s were left out", batch.damaged, path.name)
                     self.damaged += batch.damaged
@@ -56,6 +67,19 @@ class Drain:
             remove_if_done(path, offset)
         self.rows += new
         return new
+
+    async def _insert(self, rows: list[dict[str, Any]]) -> int:
+        """One that is refused must hold up no other: it is kept apart, in clear, for a person to look at."""
+        try:
+            return await self._store.insert(rows)
+        except Refused as error:
+            if len(rows) == 1:
+                logger.error("a row was refused and is kept in %s: %s", REFUSED, error)
+                refuse(self._folder / REFUSED, rows[0], str(error))
+                self.refused += 1
+                return 0
+        middle = len(rows) // 2
+        return await self._insert(rows[:middle]) + await self._insert(rows[middle:])
 
 
 @deployment
@@ -77,7 +101,7 @@ class Ledger:
                 await self._store.connect()
                 await self._drain.once()
                 self._error = None
-            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            except AWAY as error:
                 if self._error is None:
                     logger.warning("PostgreSQL is away (%s); rows wait in the journal", error)
                 self._error = f"{type(error).__name__}: {error}"
@@ -96,8 +120,36 @@ class Ledger:
             "error": self._error,
             "pending_bytes": pending_bytes(self._folder),
             "damaged_lines": self._drain.damaged,
+            "refused_rows": self._drain.refused,
         }
+
+    async def usage(self, by: By, since: float, until: float, key_id: str | None) -> list[dict[str, Any]]:
+        """What was asked and spent from `since` to `until` (Unix seconds). Raises `ChatError` where PostgreSQL is
+        away."""
+        begin, end = (datetime.fromtimestamp(one, UTC) for one in (since, until))
+        with _or_told():
+            return await usage(self._store.pool, by, begin, end, key_id)
+
+    async def request(self, request_id: str, key_id: str | None) -> dict[str, Any] | None:
+        """All that is known of one request. Raises `ChatError` where PostgreSQL is away."""
+        with _or_told():
+            return await request(self._store.pool, request_id, key_id)
+
+    async def acts(self, count: int) -> list[dict[str, Any]]:
+        """The last acts of administration. Raises `ChatError` where PostgreSQL is away."""
+        with _or_told():
+            return await acts(self._store.pool, count)
 
     async def check_health(self) -> None:
         if self._draining.done():
             raise RuntimeError("the Ledger's drain has died")
+
+
+@contextmanager
+def _or_told() -> Iterator[None]:
+    """A PostgreSQL that is away is told as such."""
+    try:
+        yield
+    except AWAY as error:
+        logger.warning("PostgreSQL did not answer: %s", error)
+        raise engine_gone("ledger") from error

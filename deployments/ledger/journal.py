@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 ROTATE_BYTES = 8 << 20
+REFUSED = "refused.jsonl"
+"""Beside the journals: rows that PostgreSQL will never take."""
 
 
 class Journal:
@@ -97,6 +99,12 @@ def write_offset(path: Path, offset: int) -> None:
     staged = path.with_suffix(".offset.new")
     staged.write_text(str(offset))
     staged.replace(_offset_file(path))
+
+
+def refuse(path: Path, row: Mapping[str, Any], why: str) -> None:
+    """Keep a row apart that PostgreSQL will never take, with the reason."""
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "w") as file:
+        file.write(json.dumps({"why": why, "row": row}) + "\n")
 
 
 def remove_if_done(path: Path, offset: int) -> bool:

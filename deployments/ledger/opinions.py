@@ -1,5 +1,5 @@
-"""What is said of an answer afterwards, by people and by larger variants: rows of the Ledger beside the query log.
-Pure."""
+"""Rows of the Ledger beside the query log: what is said of an answer afterwards, by people and by larger variants,
+and acts of administration. Pure."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ COLUMNS = {
         "completion_tokens",
         "cost_usd",
     ),
+    "audit": ("id", "at", "key_id", "act", "status"),
 }
 """By table."""
 
@@ -71,6 +72,11 @@ def shadow_row(
     agreed = {"variant": variant, "other": other, "agreement": round(agreement, 4)}
     spent = {"prompt_tokens": read, "completion_tokens": said, "cost_usd": cost_of(other, read, said, catalog)}
     return {**_identity("shadows"), "request_id": request_id, **agreed, **spent}
+
+
+def audit_row(key_id: str, act: str, status: int) -> dict[str, Any]:
+    """For the journal: a key did something that touches others, and what came of it (an HTTP status)."""
+    return {**_identity("audit"), "key_id": key_id, "act": act, "status": status}
 
 
 def _identity(table: str) -> dict[str, Any]:

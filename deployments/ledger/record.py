@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,6 +65,8 @@ class QueryRecord:
     ttft_ms: float | None = None
     latency_ms: float = 0.0
     cost_usd: float = 0.0
+    saved_usd: float = 0.0
+    """What the largest variant would have cost for the same tokens, less what was spent."""
     finish_reason: str | None = None
     status: int = 200
     error: str | None = None
@@ -74,7 +77,7 @@ class QueryRecord:
             request_id=context.request_id,
             at=context.received,
             key_id=context.key_id,
-            user=context.user,
+            user=context.user or request.user,
             session=context.session,
             query=last_user_text(request.messages)[:QUERY_CHARS],
             requested=request.model or "auto",
@@ -98,8 +101,8 @@ class QueryRecord:
         """How it failed; 499 is a client that went away."""
         self.status, self.error = status, error[:QUERY_CHARS]
 
-    def finish(self, progress: Progress, catalog: Catalog) -> None:
-        """Durations, tokens and cost, at the end."""
+    def finish(self, progress: Progress, catalog: Catalog, served: Iterable[str] = ()) -> None:
+        """Durations, tokens and cost, at the end; `served`: who might have been asked instead."""
         self.latency_ms = round((time.time() - self.at) * 1e3, 3)
         if progress.first_token is not None:
             self.ttft_ms = round((progress.first_token - self.at) * 1e3, 3)
@@ -109,16 +112,20 @@ class QueryRecord:
             self.completion_tokens = progress.usage.completion_tokens
             details = progress.usage.prompt_tokens_details
             self.cached_tokens = (details.cached_tokens or 0) if details else 0
-        if self.cache in HITS:
-            return
+        if self.cache not in HITS:
+            self.cost_usd = self._spent(catalog)
+        others = (cost_of(name, self.prompt_tokens, self.completion_tokens, catalog) for name in served)
+        self.saved_usd = max(others, default=self.cost_usd) - self.cost_usd if self.status < 400 else 0.0
+
+    def _spent(self, catalog: Catalog) -> float:
         # Who was asked in vain has cost something too; what the client has of them is in the answer's tokens.
         attempts = self.trace.get("attempts", ())
         before = attempts[:-1]
         own = self.completion_tokens - sum(attempt["tokens"] for attempt in before if attempt["heard"])
         spent = [(self.variant, max(0, own)), *((attempt["variant"], attempt["tokens"]) for attempt in before)]
-        self.cost_usd = sum(cost_of(name, self.prompt_tokens, tokens, catalog) for name, tokens in spent)
+        cost = sum(cost_of(name, self.prompt_tokens, tokens, catalog) for name, tokens in spent)
         # A question about its own answer is nearly all reading.
-        self.cost_usd += sum(cost_of(attempt["variant"], attempt["checked"], 0, catalog) for attempt in attempts)
+        return cost + sum(cost_of(attempt["variant"], attempt["checked"], 0, catalog) for attempt in attempts)
 
     def as_row(self) -> dict[str, Any]:
         """JSON types only."""

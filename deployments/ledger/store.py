@@ -34,6 +34,7 @@ COLUMNS = (
     "ttft_ms",
     "latency_ms",
     "cost_usd",
+    "saved_usd",
     "finish_reason",
     "status",
     "error",
@@ -63,6 +64,21 @@ where key_id = $1 and status = 200 and cache <> 'bypass' and query <> '' and cha
 group by query order by count(*) desc, max(at) desc limit $2
 """
 
+NEVER_TAKEN = (
+    asyncpg.DataError,
+    asyncpg.IntegrityConstraintViolationError,
+    KeyError,
+    TypeError,
+    ValueError,
+    OverflowError,
+)
+"""What a row raises that will be no better tomorrow."""
+
+
+class Refused(Exception):
+    """A row that PostgreSQL will never take: too large a number, a missing field, a table of another version."""
+
+
 _LOCK = 0x67717765  # any number, the same for all who migrate
 
 
@@ -88,31 +104,40 @@ class LedgerStore:
 
     async def insert(self, rows: Sequence[dict[str, Any]]) -> int:
         """Copy rows in, each to its table; those that are there already are left out. Returns how many were
-        new."""
-        assert self._pool is not None
+        new. Raises `Refused` for a row that PostgreSQL will never take: then none of these is in."""
         new = 0
-        async with self._pool.acquire() as connection, connection.transaction():
+        async with self.pool.acquire() as connection, connection.transaction():
             for table, columns in TABLES.items():
-                values = [_values(row, columns) for row in rows if row.get(TABLE, QUERIES) == table]
-                if values:
-                    new += await _copy(connection, table, columns, values)
+                mine = [row for row in rows if row.get(TABLE, QUERIES) == table]
+                if mine:
+                    try:
+                        values = [_values(row, columns) for row in mine]
+                        new += await _copy(connection, table, columns, values)
+                    except NEVER_TAKEN as error:
+                        raise Refused(f"{table}: {error}") from error
+            if strangers := {str(row[TABLE]) for row in rows if row.get(TABLE, QUERIES) not in TABLES}:
+                raise Refused(f"there is no table {', '.join(sorted(strangers))}")
         return new
+
+    @property
+    def pool(self) -> asyncpg.Pool[asyncpg.Record]:
+        """Connections, for what `reports` asks."""
+        if self._pool is None:
+            raise OSError("PostgreSQL was not reached yet")
+        return self._pool
 
     async def count(self) -> int:
         """Rows in the query log."""
-        assert self._pool is not None
-        return int(await self._pool.fetchval("select count(*) from queries"))
+        return int(await self.pool.fetchval("select count(*) from queries"))
 
     async def labelled(self) -> list[dict[str, Any]]:
         """Questions with what was said of their answers: `query`, `variant`, `task`, `correct` (0 to 1),
         `expected` (P(right) as it was thought then, or None). Feedback counts only from who has asked."""
-        assert self._pool is not None
-        return [dict(record) for record in await self._pool.fetch(LABELLED)]
+        return [dict(record) for record in await self.pool.fetch(LABELLED)]
 
     async def most_asked(self, key_id: str, count: int) -> list[str]:
         """The questions of a key that were answered most often, and may be kept; whole ones."""
-        assert self._pool is not None
-        return [record["query"] for record in await self._pool.fetch(MOST_ASKED, key_id, count, QUERY_CHARS)]
+        return [record["query"] for record in await self.pool.fetch(MOST_ASKED, key_id, count, QUERY_CHARS)]
 
     async def close(self) -> None:
         if self._pool is not None:

@@ -339,7 +339,7 @@ class Router:
             self._pace.note(variant, first, time.monotonic() - began, tokens)
 
     def _write_down(self, record: QueryRecord, progress: Progress) -> None:
-        record.finish(progress, self._catalog)
+        record.finish(progress, self._catalog, self._profile.variants)
         try:
             self._journal.append(record.as_row())
         except OSError:

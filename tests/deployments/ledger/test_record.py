@@ -90,6 +90,24 @@ def test_a_cached_answer_costs_nothing_and_names_who_gave_it(outcome: str) -> No
     assert (record.cost_usd, record.variant, record.cache_distance) == (0.0, "qwen3-4b", 0.02)
 
 
+def test_what_the_largest_would_have_cost_more_is_saved() -> None:
+    served = tuple(CATALOG.variants)
+    prices = [CATALOG.variants[name].price for name in served]
+    whole = max((1000 * price.input + 500 * price.output) / 1e6 for price in prices)
+    record = begun()
+    record.route(DECISION, "miss", None)
+    record.finish(watched(), CATALOG, served)
+    assert record.saved_usd == pytest.approx(whole - record.cost_usd) and record.saved_usd > 0
+    hit = begun()
+    hit.route(DECISION, "exact", 0.0)
+    hit.finish(watched(), CATALOG, served)
+    assert hit.saved_usd == pytest.approx(whole)
+    failed = begun()
+    failed.fail(503, "gone")
+    failed.finish(watched(), CATALOG, served)
+    assert failed.saved_usd == 0
+
+
 def test_a_failure_keeps_its_status_and_a_bounded_reason() -> None:
     record = begun()
     record.fail(499, "gone " * 1000)

@@ -1,0 +1,76 @@
+"""What the Ledger says of its rows: usage by key, variant or day, one request whole, the acts of administration.
+
+What the cache has asked for itself (`…-check`, `…-fresh`) is somebody's cost and nobody's question: it counts in
+what was spent, not in how many were asked.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import Any, Literal
+
+import asyncpg
+
+By = Literal["key", "variant", "day"]
+
+_OWN = "(request_id like '%-check' or request_id like '%-fresh')"
+_GROUPS: dict[By, str] = {
+    "key": "key_id",
+    "variant": "coalesce(variant, 'none')",
+    "day": "to_char(at at time zone 'UTC', 'YYYY-MM-DD')",
+}
+
+USAGE = """
+select {group} as name,
+    count(*) filter (where not {own}) as requests,
+    count(*) filter (where not {own} and status >= 400 and status <> 499) as failed,
+    count(*) filter (where not {own} and cache in ('exact', 'semantic', 'coalesced')) as hits,
+    coalesce(sum(prompt_tokens), 0) as prompt_tokens,
+    coalesce(sum(completion_tokens), 0) as completion_tokens,
+    coalesce(sum(cached_tokens), 0) as cached_tokens,
+    coalesce(sum(cost_usd), 0) as cost_usd,
+    coalesce(sum(saved_usd) filter (where not {own}), 0) as saved_usd,
+    percentile_cont(0.5) within group (order by ttft_ms) filter (where not {own}) as ttft_ms_p50,
+    percentile_cont(0.95) within group (order by latency_ms) filter (where not {own}) as latency_ms_p95
+from queries where at >= $1 and at < $2 and ($3::text is null or key_id = $3)
+group by 1 order by 1
+"""
+
+ONE = """
+select q.*, coalesce((
+    select jsonb_agg(
+        jsonb_build_object('at', f.at, 'rating', f.rating, 'correction', f.correction, 'comment', f.comment)
+        order by f.at)
+    from feedback f where f.request_id = q.request_id and f.key_id = q.key_id), '[]'::jsonb) as feedback
+from queries q where q.request_id = $1 and ($2::text is null or q.key_id = $2)
+"""
+
+
+async def usage(
+    pool: asyncpg.Pool[asyncpg.Record], by: By, since: datetime, until: datetime, key_id: str | None
+) -> list[dict[str, Any]]:
+    """A row for each key, variant or day (UTC) of this time; of one key, or of all."""
+    statement = USAGE.format(group=_GROUPS[by], own=_OWN)
+    return [dict(record) for record in await pool.fetch(statement, since, until, key_id)]
+
+
+async def request(
+    pool: asyncpg.Pool[asyncpg.Record], request_id: str, key_id: str | None
+) -> dict[str, Any] | None:
+    """All that is known of one request, its route and what was said of it; of one key, or of any. None where there
+    is none."""
+    record = await pool.fetchrow(ONE, request_id, key_id)
+    if record is None:
+        return None
+    row = dict(record)
+    for name in ("trace", "feedback"):
+        row[name] = json.loads(row[name]) if isinstance(row[name], str) else row[name]
+    row["at"] = row["at"].timestamp()
+    return row
+
+
+async def acts(pool: asyncpg.Pool[asyncpg.Record], count: int) -> list[dict[str, Any]]:
+    """The last acts of administration, the newest first."""
+    found = await pool.fetch("select at, key_id, act, status from audit order by at desc limit $1", count)
+    return [{**dict(record), "at": record["at"].timestamp()} for record in found]

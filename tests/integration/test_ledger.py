@@ -1,0 +1,149 @@
+"""What the Ledger keeps, whatever a row looks like, and what it says of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from deployments.ledger.deployment import Drain
+from deployments.ledger.journal import REFUSED, Journal
+from deployments.ledger.store import LedgerStore, Refused
+from tests.integration.conftest import SMALL, Stack, wait_for
+
+
+def row(**fields: Any) -> dict[str, Any]:
+    usual = {
+        "request_id": uuid.uuid4().hex,
+        "at": time.time(),
+        "key_id": "key_of_a_test",
+        "user": None,
+        "session": None,
+        "query": "What is this?",
+        "requested": "auto",
+        "device": "server",
+        "variant": None,
+        "trace": {},
+        "cache": "bypass",
+        "cache_distance": None,
+        "prompt_tokens": 1,
+        "completion_tokens": 1,
+        "cached_tokens": 0,
+        "ttft_ms": None,
+        "latency_ms": 1.0,
+        "cost_usd": 0.0,
+        "saved_usd": 0.0,
+        "finish_reason": None,
+        "status": 599,
+        "error": None,
+    }
+    return usual | fields
+
+
+@pytest.fixture
+async def store(stack: Stack) -> AsyncIterator[LedgerStore]:
+    found = LedgerStore(stack.settings.environment(stack.credentials)["GROUPQWEN_DATABASE_URL"])
+    await found.connect()
+    yield found
+    await found.pool.execute("delete from queries where key_id = 'key_of_a_test'")
+    await found.close()
+
+
+async def test_a_row_that_comes_twice_is_there_once(store: LedgerStore) -> None:
+    rows = [row(), row()]
+    assert await store.insert(rows) == 2
+    assert await store.insert([*rows, row()]) == 1
+
+
+async def test_a_row_that_is_refused_holds_up_no_other_and_is_kept_apart(
+    store: LedgerStore, tmp_path: Path
+) -> None:
+    good = [row() for _ in range(20)]
+    bad = [
+        row(prompt_tokens=2**40),
+        row(query=None),
+        row(at=1e300),
+        {"table": "of tomorrow", "id": "1", "at": time.time()},
+        {"table": "feedback", "id": "1", "at": time.time(), "request_id": "r", "key_id": "k", "rating": "meh"},
+        {},
+    ]
+    journal = Journal(tmp_path)
+    for place, one in enumerate(good):
+        journal.append(one)
+        if place % 4 == 0 and bad:
+            journal.append(bad[place // 4])
+    journal.append(bad[-1])
+    journal.close()
+    drain = Drain(tmp_path, store)
+    assert await drain.once() == len(good)
+    assert drain.refused == len(bad)
+    kept = [json.loads(line) for line in (tmp_path / REFUSED).read_text().splitlines()]
+    assert [one["row"] for one in kept] == bad and all(one["why"] for one in kept)
+    assert (tmp_path / REFUSED).stat().st_mode & 0o777 == 0o600
+    assert not [name for name in os.listdir(tmp_path) if name.endswith(".journal")], "all was read"
+    with pytest.raises(Refused):
+        await store.insert([row(), bad[0]])
+
+
+def test_a_request_is_traced_by_its_id_and_counted(stack: Stack) -> None:
+    answer = stack.ask("Say hi.", model=SMALL, max_tokens=2, user="ann")
+    request_id = answer.headers["x-request-id"]
+    stack.post("/feedback", {"request_id": request_id, "rating": "up", "comment": "well"})
+
+    def found() -> dict[str, Any]:
+        return dict(stack.get(f"/requests/{request_id}").json())
+
+    wait_for(lambda: bool(found().get("feedback")), 20, lambda: f"it is not in the Ledger: {found()}")
+    told = found()
+    assert (told["variant"], told["user"], told["status"], told["finish_reason"]) == (SMALL, "ann", 200, "length")
+    assert told["trace"]["reason"] and told["completion_tokens"] == 2
+    assert told["saved_usd"] > 0, "the largest would have cost more"
+    assert told["feedback"][0]["rating"] == "up"
+    assert stack.get("/requests/nothing").status_code == 404
+    traced = stack.run_cli("trace", request_id)
+    assert traced.returncode == 0 and SMALL in traced.stdout and "up: well" in traced.stdout
+    assert json.loads(stack.run_cli("trace", request_id, "--json").stdout)["request_id"] == request_id
+    assert stack.run_cli("trace", "nothing").returncode == 1
+
+    rows = {one["name"]: one for one in stack.get("/usage?by=variant&days=1").json()["rows"]}
+    assert rows[SMALL]["requests"] >= 1 and rows[SMALL]["completion_tokens"] >= 2
+    [day] = stack.get("/stats/daily?days=1").json()["rows"]
+    assert day["name"] == time.strftime("%Y-%m-%d", time.gmtime())
+    keys = [one["name"] for one in stack.get("/usage?by=key").json()["rows"]]
+    assert told["key_id"] in keys
+    shown = stack.run_cli("usage", "--by", "key", COLUMNS="200")
+    assert shown.returncode == 0 and told["key_id"] in shown.stdout
+
+
+def test_a_key_sees_its_own_rows_and_what_touches_others_is_written_down(stack: Stack) -> None:
+    made = stack.post("/keys", {"name": "of a test"}).json()
+    theirs = stack.ask("Say hi.", model=SMALL, max_tokens=2).headers["x-request-id"]
+    wait_for(lambda: stack.get(f"/requests/{theirs}").status_code == 200, 20, "it is not in the Ledger")
+
+    def told(path: str) -> httpx.Response:
+        return httpx.get(stack.url + path, headers={"authorization": f"Bearer {made['secret']}"}, timeout=30)
+
+    wait_for(lambda: told("/usage").status_code == 200, 5, "the key does not count")
+    assert told("/usage?by=key").json()["rows"] == [], "it has asked nothing"
+    assert told(f"/requests/{theirs}").status_code == 404
+    assert told("/usage?key=key_000000000000").status_code == 400
+    assert told("/audit").status_code == 403
+    owner = {"authorization": f"Bearer {stack.key}"}
+    httpx.delete(f"{stack.url}/keys/{made['id']}", headers=owner, timeout=30)
+    assert wait_for_acts(stack, f"DELETE /v1/keys/{made['id']}")[0]["status"] == 200
+    assert wait_for_acts(stack, "POST /v1/keys")[0]["key_id"].startswith("key_")
+
+
+def wait_for_acts(stack: Stack, act: str) -> list[dict[str, Any]]:
+    def found() -> list[dict[str, Any]]:
+        return [one for one in stack.get("/audit").json()["acts"] if one["act"] == act]
+
+    wait_for(lambda: bool(found()), 20, "it was not written down")
+    return found()
