@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -56,6 +55,10 @@ async def store(stack: Stack) -> AsyncIterator[LedgerStore]:
     await found.close()
 
 
+def journals(folder: Path) -> list[Path]:
+    return list(folder.glob("*.journal"))
+
+
 async def test_a_row_that_comes_twice_is_there_once(store: LedgerStore) -> None:
     rows = [row(), row()]
     assert await store.insert(rows) == 2
@@ -87,7 +90,7 @@ async def test_a_row_that_is_refused_holds_up_no_other_and_is_kept_apart(
     kept = [json.loads(line) for line in (tmp_path / REFUSED).read_text().splitlines()]
     assert [one["row"] for one in kept] == bad and all(one["why"] for one in kept)
     assert (tmp_path / REFUSED).stat().st_mode & 0o777 == 0o600
-    assert not [name for name in os.listdir(tmp_path) if name.endswith(".journal")], "all was read"
+    assert journals(tmp_path) == [], "all was read"
     with pytest.raises(Refused):
         await store.insert([row(), bad[0]])
 
