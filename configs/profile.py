@@ -34,6 +34,12 @@ class Limits(Strict):
     wake_seconds: float = Field(
         60, gt=0, description="A wait for a variant that is not in memory; beyond: the best that is, or 503."
     )
+    body_seconds: float = Field(60, gt=0, description="Until a request's body is there; beyond: 408.")
+    send_seconds: float = Field(
+        60,
+        gt=0,
+        description="Until a client takes what is sent to it; beyond, it is cut off and its slot is free.",
+    )
     keepalive_seconds: float = Field(10, gt=0, description="A stream that is silent this long carries a comment.")
 
 

@@ -5,6 +5,7 @@ In this order, because each step costs more than the one before it and needs les
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
@@ -56,6 +57,8 @@ class Rules:
     keys: KeyRing
     body_bytes: int
     devices: Devices
+    body_seconds: float = 60.0
+    send_seconds: float = 60.0
     keep: Callable[[dict[str, Any]], None] = lambda row: None
     """What takes a row for the Ledger."""
 
@@ -98,10 +101,11 @@ class Border:
             wanted = wanted_scope(scope["path"])
             if key is not None and wanted is not None and wanted not in key.scopes:
                 raise not_for_this(wanted, key)
-            body = await _read(scope, receive, _rules.body_bytes)
+            body = await _read(scope, receive, _rules)
         except ChatError as error:
             await _refuse(error, send)
             return
+        send = _taken_in_time(send, _rules.send_seconds)
         if wanted == "admin" and scope["method"] not in ("GET", "HEAD"):
             assert key is not None
             send = _written_down(key, f"{scope['method']} {scope['path']}", _rules.keep, send)
@@ -123,11 +127,35 @@ def _written_down(key: ApiKey, act: str, keep: Callable[[dict[str, Any]], None],
     return told
 
 
-async def _read(scope: Scope, receive: Receive, limit: int) -> bytes:
-    """The whole body, or a 413 as soon as it is known to be too large."""
+def _taken_in_time(send: Send, seconds: float) -> Send:
+    """A client that does not read holds a slot no longer than this."""
+
+    async def patient(message: Message) -> None:
+        try:
+            await asyncio.wait_for(send(message), seconds)
+        except TimeoutError:
+            raise ConnectionError(f"the client has taken nothing for {seconds:g} s") from None
+
+    return patient
+
+
+async def _read(scope: Scope, receive: Receive, rules: Rules) -> bytes:
+    """The whole body, or a 413 as soon as it is known to be too large, or a 408."""
     declared = _header(scope, b"content-length")
-    if declared.isdigit() and int(declared) > limit:
-        raise too_large(limit)
+    if declared.isdigit() and int(declared) > rules.body_bytes:
+        raise too_large(rules.body_bytes)
+    try:
+        return await asyncio.wait_for(_whole(receive, rules.body_bytes), rules.body_seconds)
+    except TimeoutError:
+        raise ChatError(
+            f"The body was not there within {rules.body_seconds:g} s.",
+            status=408,
+            kind="invalid_request_error",
+            code="request_timeout",
+        ) from None
+
+
+async def _whole(receive: Receive, limit: int) -> bytes:
     parts: list[bytes] = []
     size = 0
     while True:
@@ -209,7 +237,7 @@ async def _refuse(error: ChatError, send: Send) -> None:
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     if error.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
-    if error.status == 413:
+    if error.status in (408, 413):
         headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

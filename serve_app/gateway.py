@@ -124,7 +124,17 @@ class Gateway:
         self._journal: Journal | None = None
         self._http = httpx.AsyncClient(timeout=5)
         self.keys = KeyRing(home().keys)
-        enforce(Rules(self.keys, profile.limits.body_bytes, Devices(profile.nodes), self._append))
+        limits = profile.limits
+        enforce(
+            Rules(
+                self.keys,
+                limits.body_bytes,
+                Devices(profile.nodes),
+                limits.body_seconds,
+                limits.send_seconds,
+                self._append,
+            )
+        )
         ledger_routes.serve_from(ledger)
 
     # -- answers -----------------------------------------------------------------------------------

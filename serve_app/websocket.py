@@ -102,7 +102,7 @@ class Inbox:
 async def _sends_key(socket: WebSocket, keys: KeyRing) -> bool:
     try:
         message = await asyncio.wait_for(socket.receive_json(), KEY_SECONDS)
-    except (TimeoutError, ValueError):
+    except (TimeoutError, ValueError, RecursionError):
         return False
     secret = message.get("api_key") if isinstance(message, dict) else None
     if not isinstance(secret, str):
@@ -175,6 +175,6 @@ def _is_cancel(message: str) -> bool:
         return False
     try:
         data = json.loads(message)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return isinstance(data, dict) and data.get("type") == "cancel"

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ async def ask(
     *chunks: bytes,
     path: str = "/v1/chat/completions",
     kind: str = "http",
+    method: str = "POST",
     serve_id: str = "",
     **headers: str,
 ) -> tuple[int, dict[str, Any], dict[bytes, bytes], int]:
@@ -72,7 +74,8 @@ async def ask(
 
     _serve_request_context.set(_RequestContext(request_id=serve_id))
     lines = [(name.replace("_", "-").encode(), value.encode("latin-1")) for name, value in headers.items()]
-    await Border(inner)({"type": kind, "path": path, "headers": lines}, receive, send)
+    scope = {"type": kind, "method": method, "path": path, "headers": lines}
+    await Border(inner)(scope, receive, send)
     body = b"".join(message.get("body", b"") for message in sent)
     return sent[0]["status"], {} if body == b"OK" else json.loads(body), dict(sent[0]["headers"]), len(waiting)
 
@@ -241,3 +244,61 @@ async def test_a_key_for_chats_is_refused_before_its_body_is_read(tmp_path: Path
     assert (status, unread, inner.body) == (403, 1, None)
     assert body["error"]["type"] == "permission_error"
     assert (await ask(Inner(), b"x", authorization=f"Bearer {chats}"))[0] == 200
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for(secret: str) -> None:
+    rules = border._rules
+    assert rules is not None
+    border.enforce(replace(rules, body_seconds=0.05))
+    inner, sent = Inner(), list[Any]()
+    first = [{"type": "http.request", "body": b"{", "more_body": True}]
+
+    async def receive() -> Any:
+        if not first:
+            await asyncio.sleep(10)
+        return first.pop()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [(b"authorization", f"Bearer {secret}".encode())]
+    scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": headers}
+    await Border(inner)(scope, receive, send)
+    assert sent[0]["status"] == 408 and inner.body is None
+
+
+async def test_a_client_that_does_not_read_is_cut_off(secret: str) -> None:
+    rules = border._rules
+    assert rules is not None
+    border.enforce(replace(rules, send_seconds=0.05))
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b""}
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.body":
+            await asyncio.sleep(10)
+
+    headers = [(b"authorization", f"Bearer {secret}".encode())]
+    scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": headers}
+    with pytest.raises(ConnectionError, match="taken nothing"):
+        await Border(Inner())(scope, receive, send)
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "acts"), [("/v1/keys", "POST", 1), ("/v1/keys", "GET", 0), ("/v1/route", "POST", 0)]
+)
+async def test_what_touches_others_leaves_a_row_and_a_full_disk_does_not_undo_it(
+    secret: str, path: str, method: str, acts: int
+) -> None:
+    rules, rows = border._rules, list[dict[str, Any]]()
+    assert rules is not None
+
+    def full(row: dict[str, Any]) -> None:
+        rows.append(row)
+        raise OSError("no space")
+
+    border.enforce(replace(rules, keep=full))
+    status, _, _, _ = await ask(Inner(), b"x", path=path, method=method, authorization=f"Bearer {secret}")
+    assert status == 200 and len(rows) == acts
+    assert [(row["act"], row["status"]) for row in rows] == [(f"{method} {path}", 200)] * acts
