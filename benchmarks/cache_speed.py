@@ -108,6 +108,8 @@ async def _lookups(url: str, embedder: Embedder) -> list[list[str]]:
             rows.append([f"{size:,}", _both(one), _both(other), _both(search)])
     finally:
         await store.remove()
+        # Else the next start reads all of it, to delete it again.
+        await connection.bgrewriteaof()
         await connection.aclose()
     return rows
 

@@ -15,7 +15,7 @@ from typing import Any
 import asyncpg
 from filelock import FileLock, Timeout
 from redis import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import BusyLoadingError, RedisError
 from rich.console import Console
 
 from configs.catalog import MODELS, load_catalog
@@ -38,6 +38,9 @@ from groupqwen.stack.settings import LOOPBACK, Settings
 from groupqwen.stack.supervisor import Program, Supervisor, ray_program
 
 LOCK_SECONDS = 900.0
+REDIS_SECONDS = 20.0
+LOADING_SECONDS = 600.0
+"""Until Redis answers; until it has read what it kept."""
 
 
 @dataclass(frozen=True)
@@ -231,23 +234,24 @@ def _wait_for_ray(settings: Settings, credentials: Credentials) -> None:
 
 def _wait_for_redis(url: str, supervisor: Supervisor, *, embedded: bool) -> None:
     client = Redis.from_url(url, socket_timeout=2)
-    reason = ""
-
-    def answers() -> bool:
-        nonlocal reason
+    began = time.monotonic()
+    patience = REDIS_SECONDS if embedded else REDIS_SECONDS / 4
+    while True:
         try:
             client.execute_command("FT._LIST")  # type: ignore[no-untyped-call]
+            return
+        except BusyLoadingError as error:
+            # It is there, and reads what it has kept: a full cache's vectors take their time.
+            reason, patience = str(error), LOADING_SECONDS
         except RedisError as error:
             reason = str(error)
-            return False
-        return True
-
-    if not wait_until(answers, 20 if embedded else 5):
-        raise StartProblem(
-            f"Redis did not start: {supervisor.log_tail('redis', 1)}"
-            if embedded
-            else f"GROUPQWEN_REDIS_URL does not name a Redis with search that answers: {reason}"
-        )
+        if time.monotonic() - began > patience:
+            raise StartProblem(
+                f"Redis did not start: {supervisor.log_tail('redis', 1)}"
+                if embedded
+                else f"GROUPQWEN_REDIS_URL does not name a Redis with search that answers: {reason}"
+            )
+        time.sleep(0.1)
 
 
 async def _wait_for_postgres(settings: Settings, credentials: Credentials, supervisor: Supervisor) -> None:
