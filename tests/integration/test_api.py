@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
 import time
 import uuid
+from urllib.parse import urlsplit
 
 import httpx
 import psutil
@@ -333,20 +335,24 @@ def test_two_hundred_streams_at_once(stack: Stack) -> None:
 
 
 def leave_early(stack: Stack, stream: bool) -> None:
-    """Ask for a long answer, go away after a moment, and wait until the variant is idle again."""
-    body = {**ENDLESS, "stream": stream}
-    # Asked first also so that HAProxy has a used connection to the Gateway: on those, with its socket splicing, it
-    # never passed on that a client left.
+    """Ask for a long answer, go away once it is being made, and wait until the variant is idle again."""
+
+    def at_work() -> int:
+        return int(stack.status(LARGE)["active"])
+
+    wait_for(lambda: at_work() == 0, 60, "it is busy with something else")
     cancelled = stack.status(LARGE)["cancelled"]
-    headers = {**stack.headers, "cache-control": "no-store"}
-    client = httpx.Client(timeout=httpx.Timeout(30, read=2.0))
-    try:
-        with client.stream("POST", f"{stack.url}/chat/completions", json=body, headers=headers) as response:
-            next(response.iter_lines())
-    except httpx.ReadTimeout:
-        assert not stream
-    client.close()
-    wait_for(lambda: stack.status(LARGE)["cancelled"] > cancelled, 10, "the slot was not freed")
+    # (Asked first also so that HAProxy has a used connection to the Gateway: on those, with its socket splicing,
+    # it never passed on that a client left.)
+    address = urlsplit(stack.url)
+    connection = http.client.HTTPConnection(str(address.hostname), address.port or 80, timeout=30)
+    headers = {**stack.headers, "cache-control": "no-store", "content-type": "application/json"}
+    connection.request("POST", "/v1/chat/completions", json.dumps({**ENDLESS, "stream": stream}), headers)
+    # Who leaves before the variant has heard of the request holds no slot.
+    wait_for(lambda: at_work() == 1, 30, "the request did not get there")
+    connection.close()
+    wait_for(lambda: at_work() == 0, 10, "the slot was not freed")
+    assert stack.status(LARGE)["cancelled"] > cancelled, "it came to its end"
 
 
 def test_a_client_that_leaves_a_stream_frees_its_slot(stack: Stack) -> None:
