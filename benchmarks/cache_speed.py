@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
+import socket
 import subprocess
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,13 @@ from benchmarks.overhead import VARIANT, group_and_engine, litellm_proxy, runnin
 from configs.home import Home
 from configs.routing import CacheRules
 from deployments.cache.answer import CachedAnswer
+from deployments.cache.entries import Kept
+from deployments.cache.exact_store import connect
 from deployments.cache.experience import Experience
 from deployments.cache.seal import Sealed
-from deployments.cache.store import CacheStore, Kept, as_bytes, connect
+from deployments.cache.store import CacheStore, as_bytes
 from deployments.embedding.embedder import Embedder
 from groupqwen.stack import redis
-from groupqwen.stack.credentials import load_credentials
 from groupqwen.stack.settings import Settings
 
 SIZES = (1_000, 10_000, 100_000)
@@ -56,8 +58,9 @@ def lookups(settings: Settings) -> None:
     model = settings.home.embedder_file(settings.profile.embedder)
     spec = settings.catalog.embedders[settings.profile.embedder]
     embedder = Embedder(model, model.parent / "tokenizer.json", max_tokens=spec.max_tokens)
-    url = settings.environment(load_credentials(settings.home))["GROUPQWEN_REDIS_URL"]
-    rows = asyncio.run(_lookups(url, embedder))
+    # (A Redis of its own: the group's deletes what another key has sealed.)
+    with _redis(settings.home) as (port, password):
+        rows = asyncio.run(_lookups(f"redis://:{password}@127.0.0.1:{port}", embedder))
     show(
         "A lookup, one after the other: ms (p50 / p99)",
         ["entries", "exact", "similar: embedding, search, decision", "of it the search"],
@@ -67,7 +70,7 @@ def lookups(settings: Settings) -> None:
 
 async def _lookups(url: str, embedder: Embedder) -> list[list[str]]:
     connection = connect(url)
-    # (Sealed by a key of its own, so that its books are its own too; opening is part of the time.)
+    # (Opening is part of the time.)
     store = CacheStore(connection, embedder.dimensions, "of-the-benchmark", Sealed(secrets.token_bytes(32)))
     experience = Experience(CacheRules())
     draw = np.random.default_rng(0)
@@ -107,9 +110,6 @@ async def _lookups(url: str, embedder: Embedder) -> list[list[str]]:
             one, other = await _timed(exact), await _timed(similar)
             rows.append([f"{size:,}", _both(one), _both(other), _both(search)])
     finally:
-        await store.remove()
-        # Else the next start reads all of it, to delete it again.
-        await connection.bgrewriteaof()
         await connection.aclose()
     return rows
 
@@ -239,15 +239,25 @@ async def _rate(session: aiohttp.ClientSession, target: Target, question: str, r
 
 @contextmanager
 def _redis(here: Home) -> Iterator[tuple[int, str]]:
-    """One of its own for LiteLLM, which wants a port: its number and password."""
+    """One more, with search, on a port: its number and password."""
     binary = redis.find(here)
     if binary is None:
         raise SystemExit("there is no Redis yet: bash scripts/up.sh")
     port, password = servers.free_port(), secrets.token_hex(16)
-    command = [str(binary.server), "--port", str(port), "--bind", "127.0.0.1", "--save", ""]
+    modules = [part for module in binary.modules for part in ("--loadmodule", str(module))]
+    command = [str(binary.server), "--port", str(port), "--bind", "127.0.0.1", "--save", "", *modules]
     process = subprocess.Popen([*command, "--requirepass", password], stdout=subprocess.DEVNULL, cwd=Path("/tmp"))
     try:
+        _wait_for(port)
         yield port, password
     finally:
         process.terminate()
         process.wait(10)
+
+
+def _wait_for(port: int) -> None:
+    for _ in range(200):
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.2):
+            return
+        time.sleep(0.1)
+    raise SystemExit("Redis did not start")

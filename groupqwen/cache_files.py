@@ -17,9 +17,11 @@ from configs.home import Home, home
 from configs.routing import PREFERENCES, CacheRules
 from deployments.cache.answer import CachedAnswer
 from deployments.cache.canonical import KNOWLEDGE, cache_keys
+from deployments.cache.entries import Kept
+from deployments.cache.exact_store import connect
 from deployments.cache.seal import seal_of
 from deployments.cache.space import PINNED
-from deployments.cache.store import CacheStore, Kept, connect
+from deployments.cache.store import CacheStore
 from deployments.contract import ChatRequest, RequestContext
 from deployments.embedding.embedder import fingerprint_of
 from groupqwen.stack.credentials import load_credentials

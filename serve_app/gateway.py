@@ -10,16 +10,16 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Annotated, Any
+from typing import Any
 
 import httpx
-from fastapi import FastAPI, Query, Request, Security, WebSocket
+from fastapi import FastAPI, Request, Security, WebSocket
 from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from openai.types.chat import ChatCompletionChunk
 from pydantic import ValidationError
 from ray import serve
-from ray.exceptions import RayActorError, RayTaskError
-from ray.serve.exceptions import BackPressureError, RayServeException
+from ray.exceptions import RayTaskError
+from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 
 from configs.catalog import Catalog
@@ -42,27 +42,20 @@ from deployments.residency import RESIDENCY
 from deployments.residency.machine import State
 from deployments.router.decision import Routed
 from deployments.serving import deployment, variant_of
-from serve_app import answers, embeddings, key_routes, ledger_routes
+from serve_app import answers, cache_routes, embeddings, key_routes, ledger_routes
 from serve_app.answers import AnswerResponse, AnswerStream, Item
 from serve_app.border import Border, KeyScheme, Rules, enforce
 from serve_app.completions import text_body, text_chunk
-from serve_app.context import asker, disconnected, request_context
+from serve_app.context import disconnected, request_context
 from serve_app.devices import Devices
 from serve_app.errors import ERRORS, chat_error, shape_errors
 from serve_app.keys import ApiKey, KeyRing
 from serve_app.metrics import scrape
+from serve_app.parts import GONE, serve_from
 from serve_app.schemas import (
-    VARIANT_NAME,
-    CacheEntries,
-    CacheStats,
     ChatAnswer,
-    Cleared,
     EmbeddingAnswer,
     EmbeddingRequest,
-    EntriesPinned,
-    EntryIds,
-    Forget,
-    Forgotten,
     Health,
     Model,
     ModelList,
@@ -78,11 +71,8 @@ from serve_app.websocket import serve_socket
 PART_SECONDS = 2.0
 STATES = frozenset(State)
 """What a variant that is well may be; `unavailable` is none of them."""
-MOST_ENTRIES = 1000
-"""Of the cache, that are shown or searched for at once."""
 AWAY = "away"
 """One on a machine that is not there now: all is well all the same."""
-GONE = (RayActorError, RayServeException)
 
 # Serve pickles the class below while this module is still being imported: what its methods use must be
 # defined above it or in another module.
@@ -97,6 +87,7 @@ api = FastAPI(
 api.add_middleware(Border)
 api.include_router(key_routes.routes)
 api.include_router(ledger_routes.routes)
+api.include_router(cache_routes.routes)
 shape_errors(api)
 
 
@@ -135,7 +126,7 @@ class Gateway:
                 self._append,
             )
         )
-        ledger_routes.serve_from(ledger)
+        serve_from(router=router, cache=cache, ledger=ledger)
 
     # -- answers -----------------------------------------------------------------------------------
 
@@ -402,59 +393,6 @@ class Gateway:
         canary = await self._ask(self._router.canary.remote(), "router")
         return None if canary is None else Rollout.model_validate(canary)
 
-    @api.get("/v1/cache/stats")
-    async def cache_stats(self, request: Request) -> CacheStats:
-        """Outcomes, hit rate and entries of the cache, and what is promised of what it serves your key."""
-        outcomes, entries = await asyncio.gather(
-            self._ask(self._router.cache_outcomes.remote(), "router"),
-            self._ask(self._cache.stats.remote(*asker(request)), "cache"),
-        )
-        return CacheStats.model_validate({**outcomes, **entries})
-
-    @api.get("/v1/cache/entries")
-    async def cache_entries(
-        self,
-        request: Request,
-        query: Annotated[str | None, Query(min_length=1, max_length=2000)] = None,
-        variant: Annotated[str | None, Query(pattern=VARIANT_NAME)] = None,
-        knowledge: Annotated[str | None, Query(min_length=1, max_length=200)] = None,
-        limit: Annotated[int, Query(ge=1, le=MOST_ENTRIES)] = 20,
-    ) -> CacheEntries:
-        """What is kept for similar questions and may serve this key: the nearest to a query, or any."""
-        found = await self._entries(request, query=query, variant=variant, knowledge=knowledge, count=limit)
-        return CacheEntries.model_validate({"entries": found})
-
-    @api.post("/v1/cache/forget")
-    async def cache_forget(self, body: Forget, request: Request) -> Forgotten:
-        """Forget answers, everywhere and at once; what is being answered now is not kept either. By id, or those
-        near a query, of a variant, or resting on some knowledge; a thousand at most that are searched for. (What
-        only the very same request would be given is found by its knowledge alone: else it goes with its time, a
-        thumbs-down, or `/v1/cache/clear`.)"""
-        searched = {"query": body.query, "variant": body.variant, "knowledge": body.knowledge}
-        if not (body.ids or any(searched.values())):
-            raise invalid("Say `ids`, a `query`, a `variant`, or `knowledge`.", param="ids")
-        found: list[dict[str, Any]] = []
-        if any(searched.values()):
-            found = await self._entries(request, **searched, most_distance=body.distance, count=MOST_ENTRIES)
-        ids = [one["id"] for one in found]
-        if body.knowledge and not (body.query or body.variant):
-            ids += await self._ask(self._cache.resting_on.remote(*asker(request), body.knowledge), "cache")
-        if body.ids:
-            ids += await self._ask(self._cache.owned.remote(*asker(request), body.ids), "cache")
-        deleted = 0 if body.dry_run else await self._ask(self._cache.forget_entries.remote(ids), "cache")
-        return Forgotten.model_validate({"deleted": deleted, "entries": found})
-
-    @api.post("/v1/cache/pin")
-    async def cache_pin(self, body: EntryIds, request: Request) -> EntriesPinned:
-        """Let entries of your key's stay until they are forgotten, whatever else is kept."""
-        ids = await self._ask(self._cache.owned.remote(*asker(request), body.ids), "cache")
-        return EntriesPinned(pinned=await self._ask(self._cache.pin.remote(ids), "cache"))
-
-    @api.post("/v1/cache/clear")
-    async def cache_clear(self) -> Cleared:
-        """Delete every cached answer."""
-        return Cleared(deleted=await self._ask(self._cache.clear.remote(), "cache"))
-
     @api.get("/v1/health", responses={503: {"model": Health}})
     async def health(self, request: Request, response: Response) -> Health:
         """Live (this process answers), ready (a question would be answered), and part by part."""
@@ -498,12 +436,6 @@ class Gateway:
             raise chat_error(error) from error
         except (*GONE, TimeoutError) as error:
             raise engine_gone(part) from error
-
-    async def _entries(self, request: Request, **wanted: Any) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = await self._ask(
-            self._cache.entries.remote(*asker(request), **wanted), "cache"
-        )
-        return found
 
     async def _part(self, response: Any) -> Any:
         try:

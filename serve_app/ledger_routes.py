@@ -8,13 +8,10 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Request
 from pydantic import BaseModel, Field
-from ray.exceptions import RayActorError, RayTaskError
-from ray.serve.exceptions import RayServeException
-from ray.serve.handle import DeploymentHandle
 
-from deployments.contract import ChatError, engine_gone, invalid
-from serve_app.errors import chat_error
+from deployments.contract import ChatError, invalid
 from serve_app.keys import ApiKey
+from serve_app.parts import asked
 
 routes = APIRouter()
 
@@ -25,14 +22,6 @@ Days = Annotated[int, Query(ge=1, le=MOST_DAYS, description="So many days back, 
 OfKey = Annotated[
     str | None, Query(pattern=r"^key_[0-9a-f]{12}$", description="Of one key; for keys with the scope admin.")
 ]
-
-_ledger: DeploymentHandle | None = None
-
-
-def serve_from(ledger: DeploymentHandle) -> None:
-    """Set the Ledger that is asked. One for the process: Serve ships the routes before the Gateway is built."""
-    global _ledger
-    _ledger = ledger
 
 
 class Usage(BaseModel):
@@ -112,7 +101,7 @@ async def usage(
     """Requests, tokens, cost and what was saved, by key, variant or day."""
     now = time.time()
     since = (int(now) // DAY_SECONDS - days + 1) * DAY_SECONDS
-    rows = await _asked("usage", by, since, now + 1, _whose(request, key))
+    rows = await asked("ledger", "usage", by, since, now + 1, _whose(request, key))
     return UsageReport.model_validate({"by": by, "since": since, "rows": rows})
 
 
@@ -125,7 +114,7 @@ async def daily(request: Request, days: Days = 14, key: OfKey = None) -> UsageRe
 @routes.get("/v1/requests/{request_id}")
 async def one_request(request: Request, request_id: Annotated[str, Path(max_length=128)]) -> Recorded:
     """All that is known of one request; it is there a moment after its answer's end."""
-    row = await _asked("request", request_id, _whose(request, None))
+    row = await asked("ledger", "request", request_id, _whose(request, None))
     if row is None:
         raise ChatError(
             f"There is no request {request_id!r} of yours in the Ledger (it takes a second to get there).",
@@ -139,24 +128,14 @@ async def one_request(request: Request, request_id: Annotated[str, Path(max_leng
 @routes.get("/v1/audit")
 async def audit(limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> Acts:
     """The last acts that touched others: keys, memory, everyone's cache."""
-    return Acts.model_validate({"acts": await _asked("acts", limit)})
+    return Acts.model_validate({"acts": await asked("ledger", "acts", limit)})
 
 
-def _whose(request: Request, asked: str | None) -> str | None:
+def _whose(request: Request, wanted: str | None) -> str | None:
     """The key whose rows are meant; None: all."""
     key: ApiKey = request.state.key
     if "admin" in key.scopes:
-        return asked
-    if asked not in (None, key.id):
+        return wanted
+    if wanted not in (None, key.id):
         raise invalid("Another key's usage is for keys with the scope admin.", param="key")
     return key.id
-
-
-async def _asked(method: str, *arguments: Any) -> Any:
-    assert _ledger is not None, "the routes have no Ledger yet"
-    try:
-        return await getattr(_ledger, method).remote(*arguments)
-    except RayTaskError as error:
-        raise chat_error(error) from error
-    except (RayActorError, RayServeException) as error:
-        raise engine_gone("ledger") from error

@@ -20,16 +20,20 @@ from ray.serve.handle import DeploymentHandle
 from configs.home import home
 from configs.routing import CacheRules, Routing
 from deployments.cache.answer import CachedAnswer, Lookup
+from deployments.cache.arrival import Arrival
 from deployments.cache.calibrated import likeness_at
 from deployments.cache.canonical import scope_of
 from deployments.cache.comparing import say_the_same
+from deployments.cache.entries import Kept, Shown
+from deployments.cache.event_log import EventLog
+from deployments.cache.exact_store import connect
 from deployments.cache.experience import ALL, Experience, Verdict, check, join, saw, veto, vetoed
 from deployments.cache.learning import Learning
 from deployments.cache.metrics import CacheMetrics
 from deployments.cache.patience import FAILURES, Patience
 from deployments.cache.seal import seal_named
 from deployments.cache.second_opinion import SecondOpinion
-from deployments.cache.store import CacheStore, Kept, Shown, as_bytes, connect
+from deployments.cache.store import CacheStore, as_bytes
 from deployments.contract import engine_gone, invalid
 from deployments.embedding.embedder import Embedder, fingerprint_of
 from deployments.serving import deployment
@@ -70,11 +74,13 @@ class SemanticCache:
         self._embedder = Embedder(Path(model), Path(tokenizer), max_tokens=max_tokens)
         self._embedder_is = fingerprint_of(Path(model))
         seal = seal_named(home().cache_key, sealed)
-        self._store = CacheStore(connect(redis_url), self._embedder.dimensions, self._embedder_is, seal)
+        redis = connect(redis_url)
+        self._store = CacheStore(redis, self._embedder.dimensions, self._embedder_is, seal)
+        self._arrival = Arrival(redis, self._store)
         self._rules: CacheRules
         self._experience = Experience(CacheRules())
         self._patience = Patience()
-        self._learning = Learning(self._experience, self._store, self._patience)
+        self._learning = Learning(self._experience, EventLog(redis, self._store.name), self._patience)
         chats = {name: handle.options(stream=True).chat.remote for name, handle in variants.items()}
         self._second = SecondOpinion(chats)
         self._metrics = CacheMetrics()
@@ -112,8 +118,8 @@ class SemanticCache:
                 logger.exception("the cache's upkeep failed")
 
     async def _arrive(self) -> None:
-        await self._store.discard_strangers()
-        moved = await self._store.move_here(self._embedded_later, vetoed)
+        await self._arrival.discard_strangers()
+        moved = await self._arrival.move_here(self._embedded_later, vetoed)
         if moved:
             logger.warning("%d entries of another embedder were embedded anew", moved)
 

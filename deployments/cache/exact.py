@@ -13,9 +13,9 @@ from redis.asyncio import Redis
 from configs.routing import CacheRules
 from deployments.cache.answer import Lookup
 from deployments.cache.canonical import cache_keys
+from deployments.cache.exact_store import ExactStore
 from deployments.cache.patience import FAILURES, Patience
 from deployments.cache.seal import Open
-from deployments.cache.store import ExactStore
 from deployments.contract import ChatRequest, RequestContext
 from deployments.router.decision import Given
 

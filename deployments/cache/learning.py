@@ -17,7 +17,7 @@ MOST_UNWRITTEN = 40_000
 """While Redis is away; the oldest goes."""
 
 
-class EventLog(Protocol):
+class Log(Protocol):
     """Where events are kept. Raises what `FAILURES` names."""
 
     async def note(self, events: list[Event], by: str) -> None: ...
@@ -28,7 +28,7 @@ class EventLog(Protocol):
 class Learning:
     """Keeps an `Experience` in step with the log."""
 
-    def __init__(self, experience: Experience, log: EventLog, patience: Patience) -> None:
+    def __init__(self, experience: Experience, log: Log, patience: Patience) -> None:
         self._experience, self._log, self._patience = experience, log, patience
         self._me = secrets.token_hex(6)
         self._heard: str | None = None

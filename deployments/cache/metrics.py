@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ray.serve.metrics import Gauge
 
+from deployments.cache.entries import Room
 from deployments.cache.experience import Experience
-from deployments.cache.store import Room
 
 
 class CacheMetrics:

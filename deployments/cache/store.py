@@ -11,36 +11,26 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 from redisvl.exceptions import RedisVLError
 from redisvl.index import AsyncSearchIndex
 
 from deployments.cache.answer import CachedAnswer, Near
-from deployments.cache.experience import Event
+from deployments.cache.entries import Kept, Room, Shown
+from deployments.cache.exact_store import ExactStore
+from deployments.cache.names import EPOCH, Names, as_text, events_of
 from deployments.cache.seal import Open, Unreadable
-from deployments.cache.space import DROP, MOVE, PINNED, PUT, TOUCH, TRIM, size_of, worth_of
-from deployments.router.decision import Given
+from deployments.cache.space import DROP, PINNED, PUT, TRIM, size_of, worth_of
 
 logger = logging.getLogger("ray.serve")
 
-EXACT = "gq:exact:"
-EPOCH = "gq:cache:epoch"
-"""Raised by whatever forgets entries: an answer that was asked for before is not kept afterwards."""
-
-SEMANTIC = "gq:semantic"
-LAYOUT = 6
-"""Part of the index's name: raise it when its fields change."""
-
-KEPT_EVENTS = 40_000
 GONE, FOREVER = -2, -1
 """What Redis says of a life that is over, or has no end."""
 
@@ -51,133 +41,25 @@ TAGS = ("fingerprint", "scope", "variant", "tag")
 SEPARATOR = "\x1f"
 """Of tags; in none of ours."""
 
+RESTING_SECONDS = 30 * 86_400
+"""So long, after the last one, it is known what rests on some knowledge."""
+
 BATCH = 1000
 SURROUNDINGS = ("fingerprint", "scope", "tag")
 """Whom an entry may serve."""
 
-GIVEN_SECONDS = 86_400
-"""So long a thumbs-down finds the entry that it is about."""
-
 _LOOKED_AT = ("query", "group", "expires_at", "distance", *SURROUNDINGS)
 _SHOWN = ("query", "group", "expires_at", "answer", "variant", *SURROUNDINGS)
-
-
-def connect(url: str) -> Redis:
-    """A client that fails fast: a lookup is worth tens of milliseconds, not a reconnection."""
-    return Redis.from_url(
-        url,
-        socket_timeout=1.0,
-        socket_connect_timeout=0.5,
-        retry=Retry(NoBackoff(), 1),
-        max_connections=64,
-        encoding_errors="replace",  # (Half a character, as JSON can hold it, is none that Redis is given.)
-    )
-
-
-@dataclass(frozen=True)
-class Kept:
-    """What is kept of an answer. `key`: its exact key, which is also the entry's id; `epoch`: of when it was asked
-    for; `scope`: who may be served; `seconds`: its life (`PINNED`: until it is forgotten); `tag`: what it rests
-    on. The rest is None where no similar question may be served."""
-
-    key: str
-    answer: CachedAnswer
-    epoch: str
-    scope: str
-    seconds: int
-    fingerprint: str | None = None
-    embedding: bytes | None = None
-    query: str = ""
-    group: str = ""
-    tag: str = ""
-
-
-@dataclass(frozen=True)
-class Shown:
-    """An entry as people see it. `expires_at`: seconds since 1970, None for a pinned one."""
-
-    entry: str
-    query: str
-    group: str
-    variant: str
-    answer: CachedAnswer
-    expires_at: float | None
-    distance: float | None = None
-    tag: str = ""
-
-
-@dataclass(frozen=True)
-class Room:
-    """What is kept: entries, their size (bytes, roughly), and how many of them are pinned."""
-
-    entries: int
-    size: int
-    pinned: int
-
-
-class ExactStore:
-    """Entries of one Redis by their keys. Methods raise `RedisError` where it is away."""
-
-    def __init__(self, redis: Redis, seal: Open) -> None:
-        self._redis, self._seal = redis, seal
-        self._exact = f"{EXACT}{seal.name}:"
-        book = f"gq:cache:{seal.name}"
-        self._worth, self._sizes, self._bytes, self._clock, self._pinned = (
-            f"{book}:{name}" for name in ("worth", "sizes", "bytes", "clock", "pinned")
-        )
-        self._book = book
-        self._touch = redis.register_script(TOUCH)
-
-    def named(self, key: str) -> str:
-        """A key, as entries are named by it."""
-        return self._seal.named(key)
-
-    async def get(self, key: str) -> tuple[CachedAnswer | None, str]:
-        """The answer to exactly this request, and the epoch in which there was none."""
-        value, epoch = await self._redis.mget(self._exact + key, EPOCH)
-        return (self._load(value, key) if value else None), _text(epoch or "0")
-
-    async def gave(self, request_id: str, given: Given) -> None:
-        """Remember which entry a request was given, or has led to."""
-        await self._redis.set(self._given(request_id), json.dumps(given.as_dict()), ex=GIVEN_SECONDS)
-
-    async def take_given(self, request_id: str, key_id: str) -> Given | None:
-        """What was given for a request of this key's, once."""
-        value = await self._redis.get(self._given(request_id))
-        given = None if value is None else Given.of(json.loads(value))
-        if given is None or given.key_id != key_id or not await self._redis.unlink(self._given(request_id)):
-            return None
-        return given
-
-    def _given(self, request_id: str) -> str:
-        return f"gq:given:{request_id}"
-
-    async def used(self, entry: str, answer: CachedAnswer) -> None:
-        """It served once more: it is worth more room."""
-        size = size_of(json.dumps(asdict(answer)), "", None)
-        await self._touch(keys=[self._worth, self._clock], args=[entry, worth_of(answer, size)])
-
-    def _load(self, value: bytes | str, entry: str) -> CachedAnswer | None:
-        """A kept answer; None for one that is none: whoever put it there, it is not served."""
-        try:
-            return CachedAnswer(**json.loads(self._seal.open(_text(value), entry)))
-        except (Unreadable, ValueError, TypeError) as error:
-            logger.warning("a kept answer cannot be read: %s", error)
-            return None
 
 
 class CacheStore(ExactStore):
     """The same, and by their vectors, which are by one embedder."""
 
     def __init__(self, redis: Redis, dimensions: int, embedder: str, seal: Open) -> None:
-        super().__init__(redis, seal)
-        self._all_ours = f"{SEMANTIC}{LAYOUT}:{seal.name}:"
-        self.name = f"{self._all_ours}{embedder}"
-        self._entry = f"{self.name}:entry:"
-        self._events = f"{self.name}:events"
-        self._put, self._drop, self._trim, self._move = (
-            redis.register_script(script) for script in (PUT, DROP, TRIM, MOVE)
-        )
+        super().__init__(redis, seal, Names(seal.name, embedder))
+        self.name, self._entry = self.names.index, self.names.similar
+        self._sizes, self._bytes, self._pinned = (self.names.book(name) for name in ("sizes", "bytes", "pinned"))
+        self._put, self._drop, self._trim = (redis.register_script(script) for script in (PUT, DROP, TRIM))
         # (As they are: by default Redis takes no notice of capitals, and a comma makes two of one.)
         words = {"case_sensitive": True, "separator": SEPARATOR}
         vectors = {"dims": dimensions, "algorithm": "hnsw", "distance_metric": "cosine", "datatype": "float32"}
@@ -200,7 +82,7 @@ class CacheStore(ExactStore):
         return [
             Near(entry, query, float(fields["distance"]), fields.get("group", entry))
             for entry, fields in found
-            if float(fields["expires_at"]) >= now and (query := self._query(entry, fields)) is not None
+            if float(fields["expires_at"]) >= now and (query := self.question_of(entry, fields)) is not None
         ]
 
     async def answers(self, entries: Sequence[str]) -> dict[str, CachedAnswer]:
@@ -210,7 +92,7 @@ class CacheStore(ExactStore):
             pipeline.hmget(self._entry + entry, "answer", *SURROUNDINGS)
         answers: dict[str, CachedAnswer] = {}
         for entry, (value, *around) in zip(entries, await pipeline.execute(), strict=True):
-            fields = dict(zip(SURROUNDINGS, (_text(one or "") for one in around), strict=True))
+            fields = dict(zip(SURROUNDINGS, (as_text(one or "") for one in around), strict=True))
             answer = self._load(value, _place(entry, fields)) if value else None
             if answer is not None:
                 answers[entry] = answer
@@ -238,7 +120,9 @@ class CacheStore(ExactStore):
             }
         if kept.tag:
             # (Before the entry itself: a name too many does no harm.)
-            await self._redis.sadd(self._resting_on(kept.scope, kept.tag), kept.key)
+            names = self._resting_on(kept.scope, kept.tag)
+            await self._redis.sadd(names, kept.key)
+            await self._redis.expire(names, RESTING_SECONDS)
         pairs = [part for pair in fields.items() for part in pair]
         size = size_of(body, query, kept.embedding if fields else None)
         books = [self._worth, self._sizes, self._bytes, self._clock, self._pinned]
@@ -269,10 +153,10 @@ class CacheStore(ExactStore):
 
     async def resting_on(self, scope: str, tag: str) -> list[str]:
         """Every entry of this scope that was kept with this tag, and perhaps some that are gone."""
-        return [_text(entry) for entry in await self._redis.smembers(self._resting_on(scope, tag))]
+        return [as_text(entry) for entry in await self._redis.smembers(self._resting_on(scope, tag))]
 
     def _resting_on(self, scope: str, tag: str) -> str:
-        return f"{self._book}:tag:{hashlib.blake2b(f'{scope}:{tag}'.encode(), digest_size=16).hexdigest()}"
+        return f"{self.names.book('tag')}:{hashlib.blake2b(f'{scope}:{tag}'.encode(), digest_size=16).hexdigest()}"
 
     async def shown(
         self,
@@ -292,7 +176,7 @@ class CacheStore(ExactStore):
 
     def _shown(self, entry: str, fields: dict[str, str]) -> Shown | None:
         """None for one that is over, or cannot be read."""
-        answer, query = self._load(fields["answer"], _place(entry, fields)), self._query(entry, fields)
+        answer, query = self._load(fields["answer"], _place(entry, fields)), self.question_of(entry, fields)
         expires = float(fields["expires_at"])
         if answer is None or query is None or expires < time.time():
             return None
@@ -313,7 +197,7 @@ class CacheStore(ExactStore):
         for entry in entries:
             pipeline.hget(self._entry + entry, "scope")
         found = await pipeline.execute()
-        return [entry for entry, its in zip(entries, found, strict=True) if its and _text(its) == scope]
+        return [entry for entry, its in zip(entries, found, strict=True) if its and as_text(its) == scope]
 
     async def forget(self, entries: Sequence[str]) -> int:
         """Delete these, for everyone who reads this Redis; and what is being made of questions that were asked
@@ -365,7 +249,7 @@ class CacheStore(ExactStore):
         """All entries on the books, many at a time."""
         batch: list[str] = []
         async for entry, _ in self._redis.hscan_iter(self._sizes, count=BATCH):
-            batch.append(_text(entry))
+            batch.append(as_text(entry))
             if len(batch) == BATCH:
                 yield batch
                 batch = []
@@ -384,7 +268,7 @@ class CacheStore(ExactStore):
         """An entry without its vector; None for one that is gone, or cannot be read."""
         body, fields, left = await self._both_forms(entry)
         answer = self._load(body, entry) if body else None
-        query = self._query(entry, fields) if fields else ""
+        query = self.question_of(entry, fields) if fields else ""
         if answer is None or query is None or left == GONE:
             return None
         return Kept(
@@ -407,50 +291,10 @@ class CacheStore(ExactStore):
         pipeline.hmget(self._entry + entry, *names)
         pipeline.ttl(self._exact + entry)
         body, values, left = await pipeline.execute()
-        return body, {name: _text(value) for name, value in zip(names, values, strict=True) if value}, int(left)
-
-    async def note(self, events: Sequence[Event], by: str) -> None:
-        """Keep what this replica has learned, for all others and the next start; the oldest goes."""
-        pipeline = self._redis.pipeline(transaction=False)
-        for event in events:
-            said = {"event": json.dumps(event), "by": by}
-            pipeline.xadd(self._events, said, maxlen=KEPT_EVENTS, approximate=True)  # type: ignore[arg-type]
-        await pipeline.execute()
-
-    async def events(self, after: str = "0") -> list[tuple[str, str, Event]]:
-        """What was learned after that one, the oldest first: its place, the replica, and what."""
-        return await self._events_of(self.name, after)
-
-    async def _events_of(self, index: str, after: str = "0") -> list[tuple[str, str, Event]]:
-        begin = "-" if after == "0" else f"({after}"
-        found: Any = await self._redis.xrange(f"{index}:events", min=begin)
-        events = []
-        for place, fields in found:
-            try:
-                event = json.loads(_text(fields[b"event"]))
-            except (ValueError, KeyError):
-                event = {}  # What nobody can read says nothing, and is not read again.
-            events.append((_text(place), _text(fields.get(b"by", b"")), event))
-        return events
+        return body, {name: as_text(value) for name, value in zip(names, values, strict=True) if value}, int(left)
 
     async def ping(self) -> None:
         await self._redis.ping()
-
-    async def discard_strangers(self) -> int:
-        """Delete what another key has sealed, or none, and what another version has kept: nobody can read it.
-        Returns how many names that were."""
-        for name in await self._indexes():
-            if not name.startswith(self._all_ours):
-                await self._redis.execute_command("FT.DROPINDEX", name)  # type: ignore[no-untyped-call]
-        deleted, batch = 0, list[bytes]()
-        ours = tuple(name.encode() for name in (self._exact, self._all_ours, f"{self._book}:", EPOCH))
-        for pattern in (f"{EXACT}*", f"{SEMANTIC}*", "gq:cache:*"):
-            async for name in self._redis.scan_iter(pattern, count=BATCH):
-                if not name.startswith(ours):
-                    batch.append(name)
-        for begin in range(0, len(batch), BATCH):
-            deleted += int(await self._redis.unlink(*batch[begin : begin + BATCH]))
-        return deleted
 
     async def remove(self) -> None:
         """Everything that is of this store, its index and books too."""
@@ -458,38 +302,9 @@ class CacheStore(ExactStore):
         self._indexed = False
         await self._ensure_index()
         await self._redis.execute_command("FT.DROPINDEX", self.name)  # type: ignore[no-untyped-call]
-        books = [name async for name in self._redis.scan_iter(f"{self._book}:*", count=BATCH)]
-        await self._redis.unlink(self._events, *books)
+        books = [name async for name in self._redis.scan_iter(f"{self.names.books}*", count=BATCH)]
+        await self._redis.unlink(events_of(self.name), *books)
         self._indexed = False
-
-    async def move_here(
-        self, embed: Callable[[str], Awaitable[bytes]], refused: Callable[[Event], str | None]
-    ) -> int:
-        """Give what another embedder has found a vector of this one's: its index is gone afterwards. `refused`:
-        the entry that an event speaks against, which is not taken along (whom it was refused to cannot be told
-        without the old vectors). Returns how many entries came."""
-        moved = 0
-        for name in await self._indexes():
-            if name == self.name or not name.startswith(self._all_ours):
-                continue
-            bad = {refused(event) for _, _, event in await self._events_of(name)}
-            async for key in self._redis.scan_iter(f"{name}:entry:*", count=BATCH):
-                entry = _text(key).removeprefix(f"{name}:entry:")
-                fields = {_text(part): value for part, value in (await self._redis.hgetall(key)).items()}
-                around = {name: _text(fields.get(name, "")) for name in ("query", *SURROUNDINGS)}
-                query = self._query(entry, around)
-                if entry not in bad and query:
-                    names = [key, self._entry + entry, self._sizes]
-                    moved += int(await self._move(keys=names, args=[entry, await embed(query)]))
-                await self._redis.unlink(key)
-            await self._redis.execute_command("FT.DROPINDEX", name)  # type: ignore[no-untyped-call]
-            await self._redis.unlink(f"{name}:events")
-        return moved
-
-    async def _indexes(self) -> list[str]:
-        """Of every cache that has been in this Redis."""
-        names = await self._redis.execute_command("FT._LIST")  # type: ignore[no-untyped-call]
-        return [_text(name) for name in names if _text(name).startswith(SEMANTIC)]
 
     async def _search(
         self, wanted: str, fields: Sequence[str], *, embedding: bytes | None, count: int
@@ -512,7 +327,7 @@ class CacheStore(ExactStore):
             raise
         return [(key.removeprefix(self._entry), found) for key, found in _results(reply)]
 
-    def _query(self, entry: str, fields: dict[str, str]) -> str | None:
+    def question_of(self, entry: str, fields: dict[str, str]) -> str | None:
         """An entry's question; None for one that cannot be read."""
         try:
             return self._seal.open(fields.get("query", ""), f"{_place(entry, fields)}:query")
@@ -551,21 +366,17 @@ def _tag(value: str) -> str:
 def _results(reply: Any) -> list[tuple[str, dict[str, str]]]:
     """Key and fields of each document, in the reply's form of RESP 2 (a list) or 3 (a map)."""
     if isinstance(reply, dict):
-        named = {_text(key): value for key, value in reply.items()}
-        documents = [{_text(key): value for key, value in found.items()} for found in named.get("results") or []]
+        named = {as_text(key): value for key, value in reply.items()}
+        documents = [{as_text(key): value for key, value in found.items()} for found in named.get("results") or []]
         pairs = [
-            (_text(document.get("id", "")), list(document.get("extra_attributes", {}).items()))
+            (as_text(document.get("id", "")), list(document.get("extra_attributes", {}).items()))
             for document in documents
         ]
     else:
         # (One that has expired meanwhile has none.)
         pairs = [
-            (_text(key), list(zip(fields[::2], fields[1::2], strict=True)))
+            (as_text(key), list(zip(fields[::2], fields[1::2], strict=True)))
             for key, fields in zip(reply[1::2], reply[2::2], strict=True)
             if fields
         ]
-    return [(key, {_text(name): _text(value) for name, value in fields}) for key, fields in pairs if fields]
-
-
-def _text(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
+    return [(key, {as_text(name): as_text(value) for name, value in fields}) for key, fields in pairs if fields]

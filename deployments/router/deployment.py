@@ -21,8 +21,8 @@ from configs.profile import Profile
 from configs.routing import Routing
 from deployments.cache.answer import Lookup
 from deployments.cache.exact import ExactCache
+from deployments.cache.exact_store import connect
 from deployments.cache.seal import seal_named
-from deployments.cache.store import connect
 from deployments.contract import AUTO, ChatError, ChatRequest, RequestContext
 from deployments.ledger.journal import Journal
 from deployments.ledger.record import Progress, QueryRecord

@@ -11,8 +11,8 @@ import json
 import sys
 from collections.abc import AsyncGenerator
 
+from deployments.cache.exact_store import connect
 from deployments.cache.seal import Sealed
-from deployments.cache.store import connect
 from deployments.chunks import ChunkBuilder
 from deployments.contract import ChatError
 from deployments.router.decision import Item, Routed, RouteDecision

@@ -1,10 +1,11 @@
-"""The cache's entries in the group's own Redis, as two replicas see them that know nothing of each other."""
+"""The cache's entries in a Redis like the group's, as two replicas see them that know nothing of each other."""
 
 from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator
+import subprocess
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,12 +13,17 @@ import pytest
 from redis.asyncio import Redis
 
 from deployments.cache.answer import CachedAnswer
+from deployments.cache.arrival import Arrival
+from deployments.cache.entries import Kept
+from deployments.cache.event_log import EventLog
+from deployments.cache.exact_store import ExactStore, connect
 from deployments.cache.experience import Event, veto, vetoed
 from deployments.cache.seal import Open, Sealed
 from deployments.cache.space import PINNED
-from deployments.cache.store import CacheStore, ExactStore, Kept, as_bytes, connect
+from deployments.cache.store import CacheStore, as_bytes
 from deployments.router.decision import Given
-from tests.integration.conftest import Stack
+from groupqwen.stack import redis
+from tests.integration.conftest import Stack, wait_for
 
 ANSWER = CachedAnswer("small", "Paris.", None, 5, 2, 0)
 DIMENSIONS = 8
@@ -60,21 +66,39 @@ class Replicas:
     async def put(self, key: str, **fields: object) -> bool:
         return await self.one.put(kept(key, epoch=self.epoch, **fields))
 
+    @property
+    def log(self) -> EventLog:
+        return EventLog(self.redis, self.one.name)
+
     def another(self, embedder: str) -> CacheStore:
         return CacheStore(self.redis, DIMENSIONS, embedder, self.seal)
 
-    async def raw(self) -> dict[bytes, bytes]:
-        """All that Redis holds of them: names, and what `DUMP` says of each."""
+    async def raw(self, seal: str | None = None) -> dict[bytes, bytes]:
+        """All that Redis holds of them, or of another seal: names, and what `DUMP` says of each."""
         found = {}
-        async for name in self.redis.scan_iter(f"*{self.seal.name}*", count=1000):
+        async for name in self.redis.scan_iter(f"*{seal or self.seal.name}*", count=1000):
             found[name] = await self.redis.dump(name) or b""
         return found
 
 
+@pytest.fixture(scope="module")
+def own_redis(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The group's Redis once more, beside it: what is sealed by another key, the group deletes from its own."""
+    binary = redis.find(stack.settings.home)
+    assert binary is not None
+    socket = tmp_path_factory.mktemp("redis") / "redis.sock"
+    modules = [part for module in binary.modules for part in ("--loadmodule", str(module))]
+    command = [str(binary.server), "--port", "0", "--unixsocket", str(socket), "--save", "", *modules]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=socket.parent)
+    wait_for(socket.exists, 20, "Redis did not start")
+    yield f"unix://{socket}"
+    process.terminate()
+    process.wait(10)
+
+
 @pytest.fixture
-async def replicas(stack: Stack) -> AsyncIterator[Replicas]:
-    url = stack.settings.environment(stack.credentials)["GROUPQWEN_REDIS_URL"]
-    connections = connect(url), connect(url)
+async def replicas(own_redis: str) -> AsyncIterator[Replicas]:
+    connections = connect(own_redis), connect(own_redis)
     seal = Sealed(secrets.token_bytes(32))
     one, other = (CacheStore(connection, DIMENSIONS, "of-this-test", seal) for connection in connections)
     _, epoch = await one.get("nothing")
@@ -151,11 +175,11 @@ async def test_what_was_asked_before_something_was_forgotten_is_not_kept_after_i
 
 async def test_what_was_learned_is_there_for_the_other_replica_and_the_next_start(replicas: Replicas) -> None:
     joined: Event = {"kind": "join", "group": "a", "into": "b"}
-    await replicas.one.note([joined, veto("e1", vector(0))], "me")
-    heard = await replicas.other.events()
+    await replicas.log.note([joined, veto("e1", vector(0))], "me")
+    heard = await replicas.log.events()
     assert [(by, event["kind"]) for _, by, event in heard] == [("me", "join"), ("me", "veto")]
-    assert await replicas.other.events(heard[0][0]) == heard[1:]
-    assert await replicas.other.events(heard[1][0]) == []
+    assert await replicas.log.events(heard[0][0]) == heard[1:]
+    assert await replicas.log.events(heard[1][0]) == []
 
 
 async def test_redis_holds_no_word_of_question_answer_or_key(replicas: Replicas) -> None:
@@ -216,7 +240,11 @@ async def test_with_another_key_nothing_is_found_and_what_nobody_can_read_goes(r
     stranger = CacheStore(replicas.redis, DIMENSIONS, "of-this-test", Sealed(secrets.token_bytes(32)))
     assert await stranger.nearest("f1", vector(0), 1) == []
     assert (await stranger.get(entry("a")))[0] is None
-    await stranger.remove()
+    await Arrival(replicas.redis, replicas.one).discard_strangers()
+    assert await replicas.raw(stranger.names.seal) == {}
+    assert await replicas.other.nearest("f1", vector(0), 1) != []
+    await Arrival(replicas.redis, stranger).discard_strangers()
+    assert await replicas.raw() == {}
 
 
 async def test_beyond_its_size_what_is_worth_least_goes_first(replicas: Replicas) -> None:
@@ -303,7 +331,7 @@ async def test_what_a_request_was_given_is_taken_back_once_by_who_asked(replicas
 async def test_another_embedder_finds_what_was_kept_by_the_one_before(replicas: Replicas) -> None:
     for key in ("a", "b", "c"):
         await replicas.put(key, tag="handbook@3")
-    await replicas.one.note([veto(entry("b"), vector(0))], "me")
+    await replicas.log.note([veto(entry("b"), vector(0))], "me")
     new = replicas.another("of-tomorrow")
     try:
         assert await new.nearest("f1", vector(5), 5) == [], "vectors of two embedders are never compared"
@@ -311,13 +339,14 @@ async def test_another_embedder_finds_what_was_kept_by_the_one_before(replicas: 
         async def embed(query: str) -> bytes:
             return vector(5 if query == "What is a?" else 6)
 
-        await replicas.one.note([{"kind": "join"}], "me")
+        await replicas.log.note([{"kind": "join"}], "me")
         await replicas.redis.xadd(f"{replicas.one.name}:events", {"event": "nonsense"})
         await replicas.put("e")
         gone = await replicas.redis.hgetall(f"{replicas.one.name}:entry:{entry('e')}")
         await replicas.one.forget([entry("e")])
         await replicas.redis.hset(f"{replicas.one.name}:entry:{entry('e')}", mapping=gone)  # type: ignore[arg-type]
-        assert await new.move_here(embed, vetoed) == 2, "not what was refused, nor what was forgotten"
+        arrival = Arrival(replicas.redis, new)
+        assert await arrival.move_here(embed, vetoed) == 2, "not what was refused, nor what was forgotten"
         near = await new.nearest("f1", vector(5), 5)
         assert [found.entry[0] for found in near] == ["a", "c"]
         assert near[0].distance == pytest.approx(0, abs=1e-6)
@@ -325,7 +354,7 @@ async def test_another_embedder_finds_what_was_kept_by_the_one_before(replicas: 
         assert (first.tag, first.query, first.answer) == ("handbook@3", "What is a?", ANSWER)
         assert first.expires_at is not None
         assert await replicas.redis.ttl(f"{new.name}:entry:{first.entry}") > 0
-        assert await new.move_here(embed, vetoed) == 0
+        assert await arrival.move_here(embed, vetoed) == 0
     finally:
         await new.remove()
 
