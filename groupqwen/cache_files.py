@@ -119,9 +119,10 @@ async def put_in(store: CacheStore, entries: Sequence[Kept], console: Console) -
     vectors = vectors_of([kept.query for kept in entries], console)
     if vectors is None:
         raise CacheFileError("without an embedder nothing can be found again: run `bash scripts/up.sh`")
-    _, epoch = await store.get("")
     count = 0
     for place, kept in enumerate(entries):
+        # (Somebody may forget something meanwhile: that is not about these.)
+        _, epoch = await store.get("")
         embedding = vectors.values[place].astype("<f4").tobytes()
         found = kept.fingerprint is not None
         count += await store.put(replace(kept, epoch=epoch, embedding=embedding if found else None))

@@ -15,9 +15,9 @@ from configs.routing import PREFERENCES
 from serve_app.keys import (
     GROUP_NAME,
     SCOPES,
+    LastAdmin,
     change_key,
     create_key,
-    last_admin,
     read_keys,
     revoke_key,
     rotate_key,
@@ -63,10 +63,13 @@ def create(
 @app.command()
 def revoke(key: KeyArgument) -> None:
     """Take a key out. Counts within a second."""
-    if last_admin(home().keys, key):
-        raise typer.BadParameter("it is the last one with the scope admin: make another first", param_hint="KEY")
-    if not revoke_key(home().keys, key):
-        raise _unknown(key)
+    try:
+        if not revoke_key(home().keys, key):
+            raise _unknown(key)
+    except LastAdmin:
+        raise typer.BadParameter(
+            "it is the last one with the scope admin: make another first", param_hint="KEY"
+        ) from None
     console.print(f"{key} is revoked.")
 
 

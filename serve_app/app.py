@@ -107,7 +107,12 @@ def build(args: dict[str, Any]) -> Application:
     # (A file's path stays the same when its source changes.)
     made_with = [*of_cache, catalog.embedders[profile.embedder], seal]
     # Who may be asked for an opinion: no cache waits for one that is brought in first.
-    at_hand = [row.variant for row in reversed(largest_first) if row.resident]
+    # Nor are questions and kept answers anybody's business but this group's.
+    at_hand = [
+        row.variant
+        for row in reversed(largest_first)
+        if row.resident and catalog.variant(row.variant).engine != "remote"
+    ]
     opinions = {name: variants[name] for name in at_hand}
     several = {**ruled, "num_replicas": profile.limits.routers}
     cache = graph.versioned(graph.bind(SemanticCache, several, *of_cache, opinions, seal), made_with)

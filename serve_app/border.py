@@ -32,7 +32,9 @@ OPEN_PATHS = frozenset({"/docs", "/docs/oauth2-redirect", "/openapi.json", "/v1/
 """What anyone may see. `/v1/health` says more to who has a key."""
 
 
-ADMIN_PATHS = re.compile(r"/v1/(?:keys(?:/.*)?|cache/clear|rollout|audit|models/.+/(?:load|unload|pin))/?")
+ADMIN_PATHS = re.compile(
+    r"/v1/(?:keys(?:/.*)?|cache/clear|rollout|audit|models/.+/(?:load|unload|pin))/?", re.DOTALL
+)
 """What touches others than the one who asks."""
 
 
@@ -40,7 +42,7 @@ def wanted_scope(path: str) -> KeyScope | None:
     """What a key must be for; None where none is needed."""
     if path in OPEN_PATHS:
         return None
-    return "admin" if ADMIN_PATHS.fullmatch(path) else "chat"
+    return "admin" if ADMIN_PATHS.fullmatch(path.strip()) else "chat"
 
 
 ACT_CHARS = 300
@@ -92,10 +94,13 @@ class Border:
         device = _rules.devices.at(_header(scope, CLIENT_HEADER))
         scope["state"].update(key=key, request_id=identity, device=device)
         if scope["type"] == "websocket":
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, _taken_in_time(send, _rules.send_seconds))
             return
 
         try:
+            if not scope["path"].isprintable():
+                # (A route is found though a line's end follows its name, which no comparison here would see.)
+                raise invalid("The path holds a character that is none of a path's.")
             if key is None and scope["path"] not in OPEN_PATHS:
                 raise no_key()
             wanted = wanted_scope(scope["path"])

@@ -86,4 +86,6 @@ async def cache_clear() -> Cleared:
 
 async def _entries(request: Request, **wanted: Any) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = await asked("cache", "entries", *asker(request), **wanted)
-    return found
+    # (In a scope that keys share, what another's variant has said is not this key's to see.)
+    may = request.state.key.variants
+    return [one for one in found if may is None or one["variant"] in may]

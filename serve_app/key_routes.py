@@ -14,8 +14,8 @@ from serve_app.keys import (
     GROUP_NAME,
     ApiKey,
     KeyScope,
+    LastAdmin,
     create_key,
-    last_admin,
     read_keys,
     revoke_key,
     rotate_key,
@@ -92,10 +92,14 @@ def make_key(body: NewKey) -> KeyWithSecret:
 @routes.delete("/{key_id}")
 def revoke(key_id: KeyId, request: Request) -> Revoked:
     """Take a key out; it counts for nothing within a second. Not the one that asks, nor the last that may."""
-    if key_id == request.state.key.id or last_admin(home().keys, key_id):
-        raise invalid("A key does not revoke itself, nor the last one with the scope admin.", param="key_id")
-    if not revoke_key(home().keys, key_id):
-        raise _unknown(key_id)
+    told = "A key does not revoke itself, nor the last one with the scope admin."
+    if key_id == request.state.key.id:
+        raise invalid(told, param="key_id")
+    try:
+        if not revoke_key(home().keys, key_id):
+            raise _unknown(key_id)
+    except LastAdmin:
+        raise invalid(told, param="key_id") from None
     return Revoked(id=key_id, revoked=True)
 
 

@@ -84,10 +84,16 @@ def create_key(
     return key, secret
 
 
+class LastAdmin(Exception):
+    """Nobody could make a key any more without this one."""
+
+
 def revoke_key(path: Path, key_id: str) -> bool:
-    """Take a key out; whether it was there."""
+    """Take a key out; whether it was there. Raises `LastAdmin`."""
     with _alone(path):
         keys = read_keys(path)
+        if [key.id for key in keys if "admin" in key.scopes] == [key_id]:
+            raise LastAdmin
         left = [key for key in keys if key.id != key_id]
         if len(left) < len(keys):
             _write(path, left)
@@ -99,12 +105,6 @@ def rotate_key(path: Path, key_id: str) -> str | None:
     key."""
     secret = PREFIX + secrets.token_urlsafe(32)
     return secret if change_key(path, key_id, sha256=hash_key(secret)) else None
-
-
-def last_admin(path: Path, key_id: str) -> bool:
-    """Whether nobody could make a key any more without this one."""
-    admins = [key.id for key in read_keys(path) if "admin" in key.scopes]
-    return admins == [key_id]
 
 
 def change_key(path: Path, key_id: str, **changes: Any) -> bool:
@@ -142,6 +142,11 @@ class KeyRing:
         """The key that `secret` is, or None. Only hashes are compared, so timing tells nothing of a key."""
         self._refresh()
         return self._keys.get(hash_key(secret))
+
+    def again(self, key: ApiKey) -> ApiKey | None:
+        """A key as it is now; None where it was revoked, or has another secret."""
+        self._refresh()
+        return self._keys.get(key.sha256)
 
     def _refresh(self) -> None:
         if time.monotonic() - self._checked < CHECK_SECONDS:

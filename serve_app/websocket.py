@@ -40,13 +40,19 @@ async def serve_socket(socket: WebSocket, keys: KeyRing, limits: Limits, open_st
             await socket.send_json(no_key().body())
             await socket.close(4401)
             return
-        if "chat" not in socket.state.key.scopes:
-            await socket.send_json(not_for_this("chat", socket.state.key).body())
-            await socket.close(4403)
-            return
-        inbox.open()
-        while True:
-            await _answer(socket, await inbox.next(), inbox, limits, open_stream)
+        refusal = _refusal(socket, keys)
+        if refusal is None:
+            inbox.open()
+        number = 0
+        while refusal is None:
+            message = await inbox.next()
+            # A socket lives long: its key may have been revoked meanwhile, or changed.
+            refusal = _refusal(socket, keys)
+            if refusal is None:
+                await _answer(socket, message, number, inbox, limits, open_stream)
+            number += 1
+        await socket.send_json(refusal.body())
+        await socket.close(4000 + refusal.status)
     except WebSocketDisconnect:
         return
     finally:
@@ -111,7 +117,19 @@ async def _sends_key(socket: WebSocket, keys: KeyRing) -> bool:
     return socket.state.key is not None
 
 
-async def _answer(socket: WebSocket, message: str, inbox: Inbox, limits: Limits, open_stream: Open) -> None:
+def _refusal(socket: WebSocket, keys: KeyRing) -> ChatError | None:
+    """Why the socket's key may not chat now, or None; the key is as it is now."""
+    key = keys.again(socket.state.key)
+    if key is None:
+        return no_key()
+    socket.state.key = key
+    return None if "chat" in key.scopes else not_for_this("chat", key)
+
+
+async def _answer(
+    socket: WebSocket, message: str, number: int, inbox: Inbox, limits: Limits, open_stream: Open
+) -> None:
+    """Answer the socket's so many-th message, counted from 0: each has a row of its own in the Ledger."""
     try:
         if len(message) > limits.body_bytes:
             raise invalid("The message is too large.")
@@ -119,7 +137,7 @@ async def _answer(socket: WebSocket, message: str, inbox: Inbox, limits: Limits,
         chat = ChatRequest.model_validate_json(message).model_copy(update={"stream": True})
         if len(chat.messages) > limits.messages:
             raise invalid(f"messages holds more than {limits.messages} messages", param="messages")
-        context = request_context(socket)
+        context = request_context(socket).numbered(number)
     except ValidationError as error:
         problem = error.errors()[0]
         await socket.send_json(invalid(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}").body())

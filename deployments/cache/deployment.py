@@ -248,9 +248,13 @@ class SemanticCache:
         """This entry was a false hit for a question with this embedding: it does not serve such a one again."""
         self._learning.learn(veto(entry, embedding))
         if self._experience.vetoes(entry) >= self._rules.most_vetoes:
-            with _or_told():
-                # (What someone has pinned is refused to such questions, and stays.)
-                await self._store.forget([entry for entry in [entry] if not await self._store.pinned(entry)])
+            await self.drop(entry)
+
+    async def drop(self, entry: str) -> None:
+        """Someone found this bad: it goes, unless it is pinned. Raises `ChatError` where Redis is away."""
+        with _or_told():
+            if not await self._store.pinned(entry):
+                await self._store.forget([entry])
 
     async def forget_entries(self, entries: list[str]) -> int:
         """Delete these; how many there were. Raises `ChatError` where Redis is away."""

@@ -75,6 +75,9 @@ NEVER_TAKEN = (
 """What a row raises that will be no better tomorrow."""
 
 
+MIGRATION_SECONDS = 3600.0
+
+
 class Refused(Exception):
     """A row that PostgreSQL will never take: too large a number, a missing field, a table of another version."""
 
@@ -173,5 +176,6 @@ async def _migrate(connection: Any) -> None:
         done = {record["name"] for record in await connection.fetch("select name from migrations")}
         for path in sorted(MIGRATIONS.glob("*.sql")):
             if path.name not in done:
-                await connection.execute(path.read_text())
+                # (An index over millions of rows takes its time.)
+                await connection.execute(path.read_text(), timeout=MIGRATION_SECONDS)
                 await connection.execute("insert into migrations (name) values ($1)", path.name)

@@ -42,7 +42,7 @@ class Reader:
         self._exact = exact
         # Handles to methods are made once: making one costs as much as using it.
         self._find_similar, self._store = cache.find_similar, cache.store
-        self._refuse, self._forget, self._doubted = cache.refuse, cache.forget_entries, cache.doubted
+        self._refuse, self._drop, self._doubted = cache.refuse, cache.drop, cache.doubted
         self._embed, self._embed_query = cache.embed, cache.embed_query
         self._classify = classifier.classify
         self._learned_from_embeddings = False
@@ -102,7 +102,7 @@ class Reader:
             if given.embedding is not None:
                 await self._refuse.remote(given.entry, given.embedding)
             else:
-                await self._forget.remote([given.entry])
+                await self._drop.remote(given.entry)
         except GONE:
             logger.warning("the cache did not hear that an answer was bad")
 

@@ -13,6 +13,7 @@ import asyncio
 import json
 import logging
 import secrets
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
@@ -53,6 +54,17 @@ return 1
 messages are counted: one that was written though nobody heard of it is not written twice, and none follows one
 that is missing."""
 
+TAKE = """
+local lease, said = unpack(KEYS)
+local there = redis.call('GET', lease)
+if there then return there end
+if redis.call('XLEN', said) ~= tonumber(ARGV[2]) then return '' end
+redis.call('SET', lease, ARGV[1], 'PX', ARGV[3])
+return 1
+"""
+"""The lease of an answer whose Router is gone, for a reader that has heard all that was said of it. Else whose it
+is, or nothing: there is more to hear."""
+
 Items = list[Item]
 Answer = Callable[[Items], AsyncGenerator[Items, None]]
 """Makes the answer; given what was said of it before, it says the rest."""
@@ -88,12 +100,14 @@ class _Lease:
 
 
 class _Telling:
-    """What one Router tells the others while it has an answer made. With the first that it cannot tell in time it
-    falls silent, lest a word be missing: its lease runs out, and a reader goes on from what was told."""
+    """What one Router tells the others while it has an answer made. What Redis does not take in time is told with
+    the next; if that takes so long that the lease runs out, a reader goes on from what was told."""
 
     def __init__(self, redis: Redis, seal: Open, lease: _Lease, told: int) -> None:
         self._say = redis.register_script(SAY)
         self._seal, self._lease, self._told = seal, lease, told
+        self._untold: list[str] = []
+        self._not_before = 0.0
         self._silent = False
         self._one_at_a_time = asyncio.Lock()
 
@@ -102,25 +116,30 @@ class _Telling:
         async with self._one_at_a_time:
             if self._silent:
                 return
-            words = [] if message is None else [self._seal.close(json.dumps(message), self._place)]
+            if message is not None:
+                self._untold.append(self._seal.close(json.dumps(message), self._place))
+            if time.monotonic() < self._not_before and not over:
+                return  # (Nobody's answer is held up again and again by a Redis that is slow.)
             lives = ("over", KEPT_MS) if over else (LEASE_MS, 10 * KEPT_MS)
             try:
                 told = await asyncio.wait_for(
                     self._say(
                         keys=[self._lease.key, self._lease.stream],
-                        args=[self._lease.text(), *lives, self._told, *words],
+                        args=[self._lease.text(), *lives, self._told, *self._untold],
                     ),
                     SAY_SECONDS,
                 )
             except FAILURES as error:
-                logger.warning("what is answered is not told to other Routers: %r", error)
-                told = 0
+                logger.warning("what is answered is not told to other Routers yet: %r", error)
+                self._not_before = time.monotonic() + SAY_SECONDS
+                return
             self._silent = not told
-            self._told += len(words)
+            self._told += len(self._untold)
+            self._untold = []
 
     @property
     def _place(self) -> str:
-        return place(self._lease.stream, self._told)
+        return place(self._lease.stream, self._told + len(self._untold))
 
     @asynccontextmanager
     async def kept_alive(self) -> AsyncIterator[None]:
@@ -144,6 +163,7 @@ class SharedFlights:
 
     def __init__(self, redis: Redis, seal: Open) -> None:
         self._redis, self._seal = redis, seal
+        self._take = redis.register_script(TAKE)
 
     async def fly(self, name: str, answer: Answer, heard: Callable[[Item], Item]) -> AsyncGenerator[Items, None]:
         """The answer to the request of this name, made here or by another Router; `heard`: what another one's
@@ -220,10 +240,9 @@ class SharedFlights:
             read = _entries(found)[-1][0] if messages else read
             current = None if owner is None else _Lease.read(lease.key, owner)
             if current is not None and current.flight == lease.flight:
-                turn = current.turn
+                turn, left = current.turn, False
             elif left or not messages:
                 rest = await self._taken_over(lease, turn if left else turn + 1, count, answer, said)
-                left = False
         async with aclosing(rest):
             async for items in rest:
                 yield items
@@ -237,14 +256,14 @@ class SharedFlights:
             raise engine_gone("router")
         heir = lease.heir(turn)
         try:
-            there: Any = await self._redis.set(lease.key, heir.text(), nx=True, px=LEASE_MS, get=True)
+            there = await self._take(keys=[lease.key, lease.stream], args=[heir.text(), told, LEASE_MS])
         except FAILURES:
             return answer(said)
-        if there is None:
+        if there == 1:
             logger.warning("an answer of another Router, which is gone, is gone on with here")
             return self._lead(heir, told, answer, said)
         # Another reader was faster; or the same is asked anew, which is none of this one's business.
-        return None if _Lease.read(lease.key, there).flight == lease.flight else answer(said)
+        return None if not there or _Lease.read(lease.key, there).flight == lease.flight else answer(said)
 
     def _opened(self, lease: _Lease, number: int, fields: dict[bytes, bytes]) -> dict[str, Any]:
         return dict(json.loads(self._seal.open(fields[b"said"].decode(), place(lease.stream, number))))

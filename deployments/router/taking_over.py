@@ -31,7 +31,11 @@ def going_on(request: ChatRequest, said: list[Item]) -> ChatRequest:
         raise engine_gone("router")
     if not text:
         return request
-    fields = request.model_dump(exclude_unset=True)
+    fields = request.model_dump(exclude_unset=True, exclude={"max_tokens", "max_completion_tokens"})
+    if request.token_limit is not None:
+        # (A chunk is a token, or a few where they came at once.)
+        pieces = sum(1 for delta in deltas if delta.content)
+        fields["max_tokens"] = max(1, request.token_limit - pieces)
     return ContinuedRequest.model_validate({**fields, "begun": text})
 
 

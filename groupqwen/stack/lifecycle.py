@@ -235,7 +235,7 @@ def _wait_for_ray(settings: Settings, credentials: Credentials) -> None:
 def _wait_for_redis(url: str, supervisor: Supervisor, *, embedded: bool) -> None:
     client = Redis.from_url(url, socket_timeout=2)
     began = time.monotonic()
-    patience = REDIS_SECONDS if embedded else REDIS_SECONDS / 4
+    usual = patience = REDIS_SECONDS if embedded else REDIS_SECONDS / 4
     while True:
         try:
             client.execute_command("FT._LIST")  # type: ignore[no-untyped-call]
@@ -244,7 +244,7 @@ def _wait_for_redis(url: str, supervisor: Supervisor, *, embedded: bool) -> None
             # It is there, and reads what it has kept: a full cache's vectors take their time.
             reason, patience = str(error), LOADING_SECONDS
         except RedisError as error:
-            reason = str(error)
+            reason, patience = str(error), usual
         if time.monotonic() - began > patience:
             raise StartProblem(
                 f"Redis did not start: {supervisor.log_tail('redis', 1)}"

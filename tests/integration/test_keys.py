@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from groupqwen.stack.deploy import http
@@ -61,6 +62,16 @@ def test_a_key_may_do_what_it_was_made_for_and_nothing_else(stack: Stack, make: 
     ):
         told = ask(stack, key["secret"], path, {} if method == "POST" else None, method)
         assert told.status_code == 403 and "'admin'" in told.text, path
+    for trick in (
+        "/keys%0A",
+        f"/keys/{key['id']}/rotate%0A",
+        "/cache/clear%0A",
+        "/keys/",
+        "/cache%2Fclear",
+        "//v1/keys",
+    ):
+        told = ask(stack, key["secret"], trick, {})
+        assert told.status_code in (400, 403, 404, 405), (trick, told.text)
     only_admin = make(scopes=["admin"])["secret"]
     wait_for(lambda: ask(stack, only_admin, "/keys", method="GET").status_code == 200, 5, "it does not count")
     assert ask(stack, only_admin, "/chat/completions", chat()).status_code == 403
@@ -84,6 +95,31 @@ def test_a_key_that_was_revoked_or_rotated_counts_for_nothing(stack: Stack, make
     assert gone.json() == {"id": key["id"], "revoked": True}
     wait_for(lambda: not works(stack, rotated["secret"]), 5, "a revoked key still counts")
     assert http().delete(f"{stack.url}/keys/{key['id']}", headers=stack.headers).status_code == 404
+
+
+def test_a_socket_is_closed_to_a_key_that_was_revoked_and_each_message_has_a_row(stack: Stack, make: Any) -> None:
+    key = make()
+    wait_for(lambda: works(stack, key["secret"]), 5, "a new key does not count")
+    address = stack.url.replace("http", "ws") + "/chat/ws"
+    before = {one["name"]: one["requests"] for one in stack.get("/usage?by=key").json()["rows"]}
+    with connect(address, additional_headers={"x-api-key": key["secret"]}) as socket:
+        for _ in range(2):
+            socket.send(json.dumps(chat(SMALL)))
+            while json.loads(socket.recv(timeout=60)).get("type") != "done":
+                pass
+        http().delete(f"{stack.url}/keys/{key['id']}", headers=stack.headers)
+        wait_for(lambda: not works(stack, key["secret"]), 5, "a revoked key still counts")
+        socket.send(json.dumps(chat(SMALL)))
+        assert json.loads(socket.recv(timeout=60))["error"]["code"] == "invalid_api_key"
+        with pytest.raises(ConnectionClosed) as closed:
+            socket.recv(timeout=10)
+        assert closed.value.rcvd is not None and closed.value.rcvd.code == 4401
+
+    def rows() -> int:
+        now = {one["name"]: one["requests"] for one in stack.get("/usage?by=key").json()["rows"]}
+        return int(now.get(key["id"], 0)) - before.get(key["id"], 0)
+
+    wait_for(lambda: rows() == 2, 20, lambda: f"{rows()} rows of 2 messages")
 
 
 def test_nobody_locks_everyone_out(stack: Stack) -> None:

@@ -225,6 +225,12 @@ async def test_before_it_has_rules_the_border_lets_nothing_in(monkeypatch: pytes
         ("/v1/keys/key_1/rotate", "admin"),
         ("/v1/models/a/b/load", "admin"),
         ("/v1/rollout", "admin"),
+        ("/v1/audit", "admin"),
+        ("/v1/keys\n", "admin"),
+        ("/v1/keys/key_1/rotate\n", "admin"),
+        ("/v1/keys/\n/rotate", "admin"),
+        ("/v1/models/a\n/load", "admin"),
+        ("/v1/cache/clear \n", "admin"),
         ("/v1/health", None),
         ("/docs", None),
     ],
@@ -302,3 +308,13 @@ async def test_what_touches_others_leaves_a_row_and_a_full_disk_does_not_undo_it
     status, _, _, _ = await ask(Inner(), b"x", path=path, method=method, authorization=f"Bearer {secret}")
     assert status == 200 and len(rows) == acts
     assert [(row["act"], row["status"]) for row in rows] == [(f"{method} {path}", 200)] * acts
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/keys\n", "/v1/cache/clear\r\n", "/v1/models\x00", "/v1/keys\u2028", "/v1/health\n"]
+)
+async def test_a_path_with_what_is_none_of_a_paths_reaches_no_route(secret: str, path: str) -> None:
+    """A route is found though a line's end follows its name."""
+    inner = Inner()
+    status, _, _, _ = await ask(inner, b"x", path=path, authorization=f"Bearer {secret}")
+    assert (status, inner.body) == (400, None)

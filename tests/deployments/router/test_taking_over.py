@@ -55,6 +55,9 @@ def test_an_item_is_the_same_at_the_other_router(item: Item) -> None:
 def test_what_was_said_is_gone_on_with() -> None:
     request = going_on(asked(), [ROUTED, ROLE, BUILDER.delta(0, content="Par"), BUILDER.delta(0, content="is")])
     assert isinstance(request, ContinuedRequest) and request.begun == "Paris" and request.stream
+    said: list[Item] = [ROUTED, *(BUILDER.delta(0, content=str(number)) for number in range(9))]
+    for name in ("max_tokens", "max_completion_tokens"):
+        assert going_on(asked(**{name: 10}), said).token_limit == 1, "what was said counts"
     assert not isinstance(going_on(asked(), [ROUTED, ROLE]), ContinuedRequest), "nothing was said yet"
 
 

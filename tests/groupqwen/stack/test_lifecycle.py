@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -57,3 +58,11 @@ def test_one_that_is_not_there_is_not(says: Any, embedded: bool, told: str) -> N
     says(RedisGone("refused"))
     with pytest.raises(StartProblem, match=told):
         wait(embedded=embedded)
+
+
+def test_one_that_dies_while_it_reads_is_not_waited_for_as_long(says: Any) -> None:
+    says(BusyLoadingError("loading"), RedisGone("refused"))
+    began = time.monotonic()
+    with pytest.raises(StartProblem):
+        wait()
+    assert time.monotonic() - began < 2
