@@ -12,6 +12,7 @@ from rich.table import Table
 
 from configs.home import home
 from configs.routing import PREFERENCES
+from groupqwen.stack.credentials import remember_key
 from serve_app.keys import (
     GROUP_NAME,
     SCOPES,
@@ -76,9 +77,11 @@ def revoke(key: KeyArgument) -> None:
 @app.command()
 def rotate(key: KeyArgument) -> None:
     """Give a key another secret, which is shown once; the one before counts for nothing within a second."""
+    before = next((each.sha256 for each in read_keys(home().keys) if each.id == key), "")
     secret = rotate_key(home().keys, key)
     if secret is None:
         raise _unknown(key)
+    remember_key(home(), before, secret)
     console.print(f"{key}: {secret}", soft_wrap=True)
 
 

@@ -60,6 +60,17 @@ def load_credentials(home: Home) -> Credentials:
     return credentials
 
 
+def remember_key(home: Home, before: str, secret: str) -> None:
+    """The owner's own key (stored so far as the hash `before`) has another secret now; any other key is none of
+    these."""
+    try:
+        stored = json.loads(home.credentials.read_text())
+    except (FileNotFoundError, ValueError):
+        return
+    if hash_key(stored.get("api_key", "")) == before:
+        write_private(home.credentials, json.dumps({**stored, "api_key": secret}, indent=1))
+
+
 def write_private(path: os.PathLike[str], text: str) -> None:
     """Write a file that only its owner can read, in one step."""
     staged = f"{os.fspath(path)}.new"

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from configs.home import Home
-from groupqwen.stack.credentials import KEY_VARIABLE, load_credentials
+from groupqwen.stack.credentials import KEY_VARIABLE, load_credentials, remember_key
 from groupqwen.stack.problem import StartProblem
-from serve_app.keys import hash_key, read_keys
+from serve_app.keys import hash_key, read_keys, rotate_key
 
 
 @pytest.fixture
@@ -45,6 +45,18 @@ def test_a_revoked_key_is_made_anew_and_the_passwords_stay(home: Home) -> None:
     assert (again.redis_password, again.postgres_password) == (made.redis_password, made.postgres_password)
     assert [key.sha256 for key in read_keys(home.keys)] == [hash_key(again.api_key)]
     assert load_credentials(home) == again
+
+
+def test_the_owners_own_key_that_was_rotated_is_remembered(home: Home) -> None:
+    made = load_credentials(home)
+    [owner] = read_keys(home.keys)
+    secret = rotate_key(home.keys, owner.id)
+    assert secret is not None
+    remember_key(home, "another key's hash", "gq-of-another")
+    assert json.loads(home.credentials.read_text())["api_key"] == made.api_key
+    remember_key(home, owner.sha256, secret)
+    assert load_credentials(home).api_key == secret
+    assert [key.id for key in read_keys(home.keys)] == [owner.id], "and no second one is made"
 
 
 def test_a_missing_secret_is_filled_in_and_an_open_file_is_closed(home: Home) -> None:
