@@ -5,7 +5,6 @@ In this order, because each step costs more than the one before it and needs les
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import re
@@ -20,6 +19,7 @@ from starlette.requests import HTTPConnection
 
 from deployments.contract import ChatError, invalid, not_allowed
 from deployments.ledger.opinions import audit_row
+from deployments.timing import within
 from serve_app.devices import CLIENT_HEADER, Devices
 from serve_app.keys import ApiKey, KeyRing, KeyScope
 
@@ -137,7 +137,7 @@ def _taken_in_time(send: Send, seconds: float) -> Send:
 
     async def patient(message: Message) -> None:
         try:
-            await asyncio.wait_for(send(message), seconds)
+            await within(send(message), seconds)
         except TimeoutError:
             raise ConnectionError(f"the client has taken nothing for {seconds:g} s") from None
 
@@ -150,7 +150,7 @@ async def _read(scope: Scope, receive: Receive, rules: Rules) -> bytes:
     if declared.isdigit() and int(declared) > rules.body_bytes:
         raise too_large(rules.body_bytes)
     try:
-        return await asyncio.wait_for(_whole(receive, rules.body_bytes), rules.body_seconds)
+        return await within(_whole(receive, rules.body_bytes), rules.body_seconds)
     except TimeoutError:
         raise ChatError(
             f"The body was not there within {rules.body_seconds:g} s.",

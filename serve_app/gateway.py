@@ -42,6 +42,7 @@ from deployments.residency import RESIDENCY
 from deployments.residency.machine import State
 from deployments.router.decision import Routed
 from deployments.serving import deployment, variant_of
+from deployments.timing import within
 from serve_app import answers, cache_routes, embeddings, key_routes, ledger_routes
 from serve_app.answers import AnswerResponse, AnswerStream, Item
 from serve_app.border import Border, KeyScheme, Rules, enforce
@@ -439,6 +440,6 @@ class Gateway:
 
     async def _part(self, response: Any) -> Any:
         try:
-            return await asyncio.wait_for(response, PART_SECONDS)
+            return await within(response, PART_SECONDS)
         except (TimeoutError, RayTaskError, *GONE) as error:
             return {"ok": False, "error": type(error).__name__}

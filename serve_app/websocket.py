@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from configs.profile import Limits
 from deployments.contract import ChatError, ChatRequest, RequestContext, invalid
+from deployments.timing import within
 from serve_app.answers import AnswerStream
 from serve_app.border import no_key, not_for_this
 from serve_app.context import request_context
@@ -107,7 +108,7 @@ class Inbox:
 
 async def _sends_key(socket: WebSocket, keys: KeyRing) -> bool:
     try:
-        message = await asyncio.wait_for(socket.receive_json(), KEY_SECONDS)
+        message = await within(socket.receive_json(), KEY_SECONDS)
     except (TimeoutError, ValueError, RecursionError):
         return False
     secret = message.get("api_key") if isinstance(message, dict) else None

@@ -106,7 +106,7 @@ class SemanticCache:
             try:
                 await self._learning.keep_up()
                 self._metrics.show(self._experience)
-                if turns % UPKEEP_EVERY == 0:
+                if turns % UPKEEP_EVERY == 1:
                     await self._store.count_out()
                     await self._store.trim(self._rules.max_cache_size_mb << 20)
                     self._metrics.room(await self._store.room())

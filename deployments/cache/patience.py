@@ -9,6 +9,8 @@ from typing import TypeVar
 
 from redis.exceptions import RedisError
 
+from deployments.timing import within
+
 COOL_DOWN_SECONDS = 1.0
 """After a failure of Redis, lookups are misses for this long, so that nobody waits for a dead one."""
 
@@ -33,7 +35,7 @@ class Patience:
         if asyncio.get_running_loop().time() < self._blocked_until:
             return None
         try:
-            found = await asyncio.wait_for(question(), budget_ms / 1e3)
+            found = await within(question(), budget_ms / 1e3)
         except TimeoutError as error:
             # One that is late may be late by this process's own doing; two in a row are Redis'.
             if self._late:

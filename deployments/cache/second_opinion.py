@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -12,6 +11,7 @@ from openai.types.chat import ChatCompletionChunk
 
 from deployments.contract import ChatRequest, RequestContext
 from deployments.router.self_check import READ_CHARS, likely_yes, yes_or_no
+from deployments.timing import within
 
 logger = logging.getLogger("ray.serve")
 
@@ -68,7 +68,7 @@ class SecondOpinion:
         context = RequestContext(f"cache-{secrets.token_hex(6)}", cache="bypass")
         stream: Any = self._chats[name](yes_or_no(question), context)
         try:
-            return likely_yes(await asyncio.wait_for(_all(stream), seconds))
+            return likely_yes(await within(_all(stream), seconds))
         except TimeoutError:
             return None
         except Exception as error:  # Whatever it is: an opinion is no more than that.

@@ -22,6 +22,7 @@ from configs.machine import free_gpu_memory_mb, free_memory_mb
 from deployments.contract import ChatError, not_ready
 from deployments.residency.machine import Footprint, Impossible, Residency, State, Swap
 from deployments.serving import deployment
+from deployments.timing import within
 
 logger = logging.getLogger("ray.serve")
 
@@ -137,7 +138,7 @@ class ResidencyKeeper:
     async def _run(self) -> None:
         while True:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._news.wait(), WATCH_SECONDS)
+                await within(self._news.wait(), WATCH_SECONDS)
             self._news.clear()
             try:
                 await self._look()
@@ -168,7 +169,7 @@ class ResidencyKeeper:
 
     async def _status(self, name: str) -> dict[str, Any] | None:
         try:
-            answer: dict[str, Any] = await asyncio.wait_for(self._variants[name].status.remote(), STATUS_SECONDS)
+            answer: dict[str, Any] = await within(self._variants[name].status.remote(), STATUS_SECONDS)
             return answer
         except Exception as error:  # Whatever it is (Ray raises gRPC's own errors too): it has not said how it is.
             logger.debug("residency: %s does not say how it is: %r", name, error)
@@ -231,7 +232,7 @@ class ResidencyKeeper:
         if name is None or self._node.state(name) is not State.LOADING:
             return
         try:
-            await asyncio.wait_for(self._variants[name].load.remote(), LOAD_SECONDS)
+            await within(self._variants[name].load.remote(), LOAD_SECONDS)
         except Exception as error:
             self._node.failed(name, time.monotonic())
             await self._refuse(name, (str(error).strip().splitlines() or [repr(error)])[-1])

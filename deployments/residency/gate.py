@@ -9,6 +9,8 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+from deployments.timing import within
+
 GRACE_SECONDS = 0.05
 """Who leaves sooner (the cache had the answer after all) has asked for nothing."""
 
@@ -85,7 +87,7 @@ class Gate:
             waiter: asyncio.Future[None] = loop.create_future()
             self._waiting.add(waiter)
             try:
-                await asyncio.wait_for(waiter, min(left, pause))
+                await within(waiter, min(left, pause))
             except TimeoutError:
                 ask()
                 pause = REMIND_SECONDS

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
 from contextlib import aclosing
@@ -20,6 +19,7 @@ from deployments.contract import (
     TOO_LONG,
     ChatError,
 )
+from deployments.timing import within
 
 Steps = AsyncIterator[list[ChatCompletionChunk]]
 
@@ -68,7 +68,7 @@ async def watched(
         while True:
             try:
                 wait = rules.stall_seconds if begun else rules.first_token_seconds
-                chunks = await asyncio.wait_for(anext(steps), wait)
+                chunks = await within(anext(steps), wait)
             except StopAsyncIteration:
                 if finished:
                     return

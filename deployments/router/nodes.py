@@ -8,6 +8,8 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from typing import TypeVar
 
+from deployments.timing import within
+
 T = TypeVar("T")
 Ask = Callable[[], Awaitable[object]]
 
@@ -38,7 +40,7 @@ class Nodes:
 
     async def _look(self, name: str) -> None:
         try:
-            await asyncio.wait_for(self._ask[name](), ANSWER_SECONDS)
+            await within(self._ask[name](), ANSWER_SECONDS)
         except Exception:  # Ray raises errors of several libraries for one that is gone.
             self._strikes[name] += 1
             if self._strikes[name] >= STRIKES:

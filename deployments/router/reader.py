@@ -3,7 +3,6 @@ Whoever is away is done without."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from dataclasses import replace
 
@@ -21,6 +20,7 @@ from deployments.classifier.rules import Classification, classify, last_user_tex
 from deployments.contract import ChatRequest, RequestContext
 from deployments.router.decision import Given
 from deployments.router.rules import resolve_model
+from deployments.timing import within
 
 logger = logging.getLogger("ray.serve")
 
@@ -71,7 +71,7 @@ class Reader:
             return lookup
         lookup = replace(lookup, kind=classify(request.messages, self._routing).task)
         try:
-            found: Lookup = await asyncio.wait_for(self._find_similar.remote(lookup), PATIENCE_SECONDS)
+            found: Lookup = await within(self._find_similar.remote(lookup), PATIENCE_SECONDS)
             return found
         except (*GONE, TimeoutError):
             logger.warning("the cache did not answer; the request goes on without it")
@@ -128,7 +128,7 @@ class Reader:
         if not self._names_one(request):
             try:
                 asked = self._classify.remote(request, embedding)
-                found: Classification = await asyncio.wait_for(asked, PATIENCE_SECONDS)
+                found: Classification = await within(asked, PATIENCE_SECONDS)
                 return found
             except (*GONE, TimeoutError):
                 logger.warning("the Classifier did not answer; the rules are applied here")
@@ -146,7 +146,7 @@ class Reader:
         """For the decision alone; None while the cache is away."""
         try:
             asked = self._embed_query.remote(last_user_text(request.messages))
-            return bytes(await asyncio.wait_for(asked, PATIENCE_SECONDS))
+            return bytes(await within(asked, PATIENCE_SECONDS))
         except (*GONE, TimeoutError):
             logger.warning("the cache made no embedding; the decision is made by the text alone")
             return None

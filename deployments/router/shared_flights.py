@@ -25,6 +25,7 @@ from deployments.cache.patience import FAILURES
 from deployments.cache.seal import Open, Unreadable
 from deployments.contract import ChatError, ErrorKind, engine_gone
 from deployments.router.decision import Item, from_json, to_json
+from deployments.timing import within
 
 logger = logging.getLogger("ray.serve")
 
@@ -122,7 +123,7 @@ class _Telling:
                 return  # (Nobody's answer is held up again and again by a Redis that is slow.)
             lives = ("over", KEPT_MS) if over else (LEASE_MS, 10 * KEPT_MS)
             try:
-                told = await asyncio.wait_for(
+                told = await within(
                     self._say(
                         keys=[self._lease.key, self._lease.stream],
                         args=[self._lease.text(), *lives, self._told, *self._untold],
@@ -170,7 +171,7 @@ class SharedFlights:
         items are here. Raises what it raises."""
         lease = _Lease.new(f"gq:flight:{name}")
         try:
-            there: Any = await asyncio.wait_for(
+            there: Any = await within(
                 self._redis.set(lease.key, lease.text(), nx=True, px=LEASE_MS, get=True), SAY_SECONDS
             )
         except FAILURES as error:

@@ -23,6 +23,7 @@ from deployments.contract import ChatError, ChatRequest, RequestContext, engine_
 from deployments.router.canary import CANARY, Canary, CanaryRules
 from deployments.router.nodes import NodeGone, Nodes
 from deployments.serving import variant_of
+from deployments.timing import within
 
 logger = logging.getLogger("ray.serve")
 
@@ -78,7 +79,7 @@ class Variants:
             try:
                 async with aclosing(self._ask(self._canaries[variant], variant, request, context)) as steps:
                     # A canary that is gone would be waited for as long as the request lasts.
-                    chunks = await asyncio.wait_for(anext(steps), CANARY_SECONDS)
+                    chunks = await within(anext(steps), CANARY_SECONDS)
                     begun = True
                     yield chunks
                     async for chunks in steps:
@@ -170,7 +171,7 @@ class Variants:
         if name in self._nodes.away:
             return {"state": "away"}
         try:
-            status: dict[str, Any] = await asyncio.wait_for(self._statuses[name].remote(), STATUS_SECONDS)
+            status: dict[str, Any] = await within(self._statuses[name].remote(), STATUS_SECONDS)
             return status
         except (TimeoutError, RayActorError, RayTaskError, RayServeException):
             return {"state": "unavailable"}

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import ast
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+from openai.types.chat import ChatCompletionChunk
+
+from configs.escalation import FallbackRules
+from deployments.chunks import ChunkBuilder
+from deployments.router.failures import watched
+from deployments.timing import within
+
+ROOT = Path(__file__).parents[2]
+WORD = ChunkBuilder("1", "small").delta(0, content="x")
+
+
+async def test_what_comes_in_time_is_passed_on_and_what_does_not_is_late() -> None:
+    assert await within(asyncio.sleep(0, "here"), 1.0) == "here"
+    with pytest.raises(TimeoutError):
+        await within(asyncio.sleep(1), 0.01)
+
+
+@pytest.mark.parametrize("turns", range(1, 12))
+async def test_a_cancellation_is_heard_whenever_it_comes(turns: int) -> None:
+    """Between two tokens too: whoever does not hear of it answers a client that has left to the end."""
+
+    async def words() -> AsyncGenerator[list[ChatCompletionChunk], None]:
+        while True:
+            await asyncio.sleep(0)
+            yield [WORD]
+
+    async def answer() -> None:
+        async with aclosing(watched(words(), "small", FallbackRules())) as steps:
+            async for _ in steps:
+                pass
+
+    task = asyncio.create_task(answer())
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait({task}, timeout=1)
+    try:
+        assert task.cancelled(), "it went on"
+    finally:
+        task.cancel()
+
+
+def test_nobody_waits_in_a_way_that_loses_cancellations() -> None:
+    for package in ("deployments", "serve_app"):
+        for path in (ROOT / package).rglob("*.py"):
+            names = {
+                node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)
+            }
+            assert "wait_for" not in names, path
