@@ -6,8 +6,10 @@ Nothing here knows HTTP, Ray or an engine.
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
@@ -15,6 +17,8 @@ from openai.types.chat import ChatCompletionChunk
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from configs.routing import DeviceClass, Preference
+
+logger = logging.getLogger("ray.serve")
 
 
 class StreamOptions(BaseModel):
@@ -339,6 +343,16 @@ def engine_gone(variant: str) -> ChatError:
 def not_allowed(message: str) -> ChatError:
     """A 403: the key is valid, and not for this."""
     return ChatError(message, status=403, kind="permission_error", code="not_allowed")
+
+
+@contextmanager
+def or_gone(part: str, failures: tuple[type[Exception], ...]) -> Iterator[None]:
+    """What a part's own store raises while that is away, as a 503 of this part."""
+    try:
+        yield
+    except failures as error:
+        logger.warning("the store of the %s did not answer: %s", part, error)
+        raise engine_gone(part) from error
 
 
 def node_away(variant: str, node: str) -> ChatError:

@@ -7,8 +7,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -34,7 +33,7 @@ from deployments.cache.patience import FAILURES, Patience
 from deployments.cache.seal import seal_named
 from deployments.cache.second_opinion import SecondOpinion
 from deployments.cache.store import CacheStore, as_bytes
-from deployments.contract import engine_gone, invalid
+from deployments.contract import invalid, or_gone
 from deployments.embedding.embedder import Embedder, fingerprint_of
 from deployments.serving import deployment
 
@@ -252,19 +251,19 @@ class SemanticCache:
 
     async def drop(self, entry: str) -> None:
         """Someone found this bad: it goes, unless it is pinned. Raises `ChatError` where Redis is away."""
-        with _or_told():
+        with or_gone("cache", FAILURES):
             if not await self._store.pinned(entry):
                 await self._store.forget([entry])
 
     async def forget_entries(self, entries: list[str]) -> int:
         """Delete these; how many there were. Raises `ChatError` where Redis is away."""
-        with _or_told():
+        with or_gone("cache", FAILURES):
             return await self._store.forget(entries)
 
     async def pin(self, entries: list[str]) -> int:
         """Keep these until they are forgotten; how many there were. Raises `ChatError` where that would be more
         than the owner lets be pinned, or Redis is away."""
-        with _or_told():
+        with or_gone("cache", FAILURES):
             if (await self._store.room()).pinned + len(entries) > self._rules.max_pinned:
                 raise invalid(f"No more than {self._rules.max_pinned} entries may be pinned.", param="ids")
             return await self._store.pin(entries)
@@ -272,12 +271,12 @@ class SemanticCache:
     async def resting_on(self, key_id: str, group: str | None, knowledge: str) -> list[str]:
         """Every entry that may serve this key and rests on this, those for exactly one request too. Raises
         `ChatError` where Redis is away."""
-        with _or_told():
+        with or_gone("cache", FAILURES):
             return await self._store.resting_on(scope_of(self._rules, key_id, group), knowledge)
 
     async def owned(self, key_id: str, group: str | None, entries: list[str]) -> list[str]:
         """Those of these entries that may serve this key. Raises `ChatError` where Redis is away."""
-        with _or_told():
+        with or_gone("cache", FAILURES):
             return await self._store.of_scope(scope_of(self._rules, key_id, group), entries)
 
     async def entries(
@@ -295,7 +294,7 @@ class SemanticCache:
         away."""
         embedding = self._embed_query(query) if query else None
         scope = scope_of(self._rules, key_id, group)
-        with _or_told():
+        with or_gone("cache", FAILURES):
             found = await self._store.shown(
                 scope, embedding=embedding, variant=variant, tag=knowledge, count=count
             )
@@ -354,7 +353,7 @@ class SemanticCache:
 
     async def clear(self) -> int:
         """Delete every entry. Raises `ChatError` where Redis is away."""
-        with _or_told():
+        with or_gone("cache", FAILURES):
             return await self._store.clear()
 
     async def health(self) -> dict[str, Any]:
@@ -364,16 +363,6 @@ class SemanticCache:
             return {"ok": True, "error": None}
         except FAILURES as error:
             return {"ok": False, "error": f"{type(error).__name__}: {error}"}
-
-
-@contextmanager
-def _or_told() -> Iterator[None]:
-    """A Redis that is away is told as such."""
-    try:
-        yield
-    except FAILURES as error:
-        logger.warning("the cache's Redis did not answer: %s", error)
-        raise engine_gone("cache") from error
 
 
 def _as_row(one: Shown) -> dict[str, Any]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ from typing import Any
 import asyncpg
 from ray.serve.metrics import Gauge
 
-from deployments.contract import engine_gone
+from deployments.contract import or_gone
 from deployments.ledger.journal import (
     REFUSED,
     pending_bytes,
@@ -127,29 +125,19 @@ class Ledger:
         """What was asked and spent from `since` to `until` (Unix seconds). Raises `ChatError` where PostgreSQL is
         away."""
         begin, end = (datetime.fromtimestamp(one, UTC) for one in (since, until))
-        with _or_told():
+        with or_gone("ledger", AWAY):
             return await usage(self._store.pool, by, begin, end, key_id)
 
     async def request(self, request_id: str, key_id: str | None) -> dict[str, Any] | None:
         """All that is known of one request. Raises `ChatError` where PostgreSQL is away."""
-        with _or_told():
+        with or_gone("ledger", AWAY):
             return await request(self._store.pool, request_id, key_id)
 
     async def acts(self, count: int) -> list[dict[str, Any]]:
         """The last acts of administration. Raises `ChatError` where PostgreSQL is away."""
-        with _or_told():
+        with or_gone("ledger", AWAY):
             return await acts(self._store.pool, count)
 
     async def check_health(self) -> None:
         if self._draining.done():
             raise RuntimeError("the Ledger's drain has died")
-
-
-@contextmanager
-def _or_told() -> Iterator[None]:
-    """A PostgreSQL that is away is told as such."""
-    try:
-        yield
-    except AWAY as error:
-        logger.warning("PostgreSQL did not answer: %s", error)
-        raise engine_gone("ledger") from error

@@ -241,7 +241,8 @@ class SharedFlights:
             read = _entries(found)[-1][0] if messages else read
             current = None if owner is None else _Lease.read(lease.key, owner)
             if current is not None and current.flight == lease.flight:
-                turn, left = current.turn, False
+                # (Who has left in this very turn was still there when it was asked.)
+                turn, left = current.turn, left and bool(messages)
             elif left or not messages:
                 rest = await self._taken_over(lease, turn if left else turn + 1, count, answer, said)
         async with aclosing(rest):
