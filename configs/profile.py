@@ -9,6 +9,7 @@ from pydantic import Field, field_serializer, model_validator
 
 from configs.catalog import Catalog, load_catalog
 from configs.document import ROOT, ConfigError, Strict, read
+from configs.ledger import LedgerRules
 from configs.routing import DeviceClass, Level
 
 PROFILES = ROOT / "profiles"
@@ -119,6 +120,11 @@ class Machine(Strict):
         None, gt=0, description="The most models in memory at once; beyond, one goes when another comes."
     )
     cores: int | None = Field(None, gt=0, description="Physical CPU cores; unset: asked.")
+    watts: float | None = Field(
+        None,
+        gt=0,
+        description="What it draws while it answers; unset: measured, where the system counts it (RAPL, NVML).",
+    )
     cpu_flags: frozenset[str] | None = Field(
         None, description="What its CPU can do, as the kernel names it; unset: asked."
     )
@@ -182,6 +188,7 @@ class Profile(Strict):
     )
     machine: Machine = Field(default_factory=lambda: Machine.model_validate({}))
     limits: Limits = Field(default_factory=lambda: Limits.model_validate({}))
+    ledger: LedgerRules = Field(default_factory=lambda: LedgerRules.model_validate({}))
     ports: Ports = Field(default_factory=lambda: Ports.model_validate({}))
     needs_network: bool = Field(False, description="Its weights come from a model hub.")
 

@@ -8,7 +8,7 @@ from typing import cast
 from starlette.requests import HTTPConnection, Request
 
 from configs.routing import PREFERENCES, DeviceClass, Preference
-from deployments.contract import RequestContext, invalid
+from deployments.contract import OWN, RequestContext, invalid
 from serve_app.keys import ApiKey
 
 DEVICES = ("server", "macbook", "mobile")
@@ -26,7 +26,8 @@ def request_context(connection: HTTPConnection) -> RequestContext:
     return RequestContext(
         request_id=connection.state.request_id,
         key_id=key.id,
-        group=key.group,
+        group=_group(key),
+        query_text=key.query_text,
         user=headers.get("x-openwebui-user-id"),
         session=headers.get("x-groupqwen-session", "")[:128] or None,
         device=cast(DeviceClass, device) if device in DEVICES else "server",
@@ -39,9 +40,13 @@ def request_context(connection: HTTPConnection) -> RequestContext:
 
 
 def asker(request: Request) -> tuple[str, str | None]:
-    """Whose entries of the cache are meant: the key's id, and its group."""
+    """Whose entries of the cache are meant: the key's id, and its group, or that it has a cache of its own."""
     key: ApiKey = request.state.key
-    return key.id, key.group
+    return key.id, _group(key)
+
+
+def _group(key: ApiKey) -> str | None:
+    return OWN if key.own_cache else key.group
 
 
 def _preference(name: str) -> Preference | None:

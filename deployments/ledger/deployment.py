@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ from typing import Any
 import asyncpg
 from ray.serve.metrics import Gauge
 
+from deployments.budgets.limits import Period
 from deployments.contract import or_gone
+from deployments.ledger.days import Retention
 from deployments.ledger.journal import (
     REFUSED,
     pending_bytes,
@@ -21,7 +24,7 @@ from deployments.ledger.journal import (
     remove_if_done,
     write_offset,
 )
-from deployments.ledger.reports import By, acts, request, usage
+from deployments.ledger.reports import By, acts, request, spent, usage
 from deployments.ledger.store import LedgerStore, Refused
 from deployments.serving import deployment
 
@@ -84,8 +87,9 @@ class Drain:
 class Ledger:
     """Every query, in PostgreSQL. While that is away the journals grow; nothing is lost."""
 
-    def __init__(self, url: str, folder: str) -> None:
+    def __init__(self, url: str, folder: str, retention_days: int | None) -> None:
         self._folder = Path(folder)
+        self._retention = Retention(retention_days)
         self._store = LedgerStore(url)
         self._drain = Drain(self._folder, self._store)
         self._error: str | None = None
@@ -98,6 +102,7 @@ class Ledger:
             try:
                 await self._store.connect()
                 await self._drain.once()
+                await self._forget()
                 self._error = None
             except AWAY as error:
                 if self._error is None:
@@ -110,6 +115,11 @@ class Ledger:
                 pause = RETRY_SECONDS
             self._lag.set(pending_bytes(self._folder))
             await asyncio.sleep(pause)
+
+    async def _forget(self) -> None:
+        first = self._retention.first_kept()
+        if first is not None and (gone := await self._store.forget_before(first)):
+            logger.warning("the query log's days before %s are deleted, as the profile wants: %s", first, gone)
 
     async def health(self) -> dict[str, Any]:
         """Whether PostgreSQL takes rows, and how many bytes wait."""
@@ -127,6 +137,13 @@ class Ledger:
         begin, end = (datetime.fromtimestamp(one, UTC) for one in (since, until))
         with or_gone("ledger", AWAY):
             return await usage(self._store.pool, by, begin, end, key_id)
+
+    async def spent(self, key_id: str, since: Mapping[Period, float]) -> dict[Period, float]:
+        """What a key's requests have cost since these moments (Unix seconds), US dollars. Raises `ChatError` where
+        PostgreSQL is away."""
+        with or_gone("ledger", AWAY):
+            begins = {period: datetime.fromtimestamp(at, UTC) for period, at in since.items()}
+            return {period: await spent(self._store.pool, key_id, begin) for period, begin in begins.items()}
 
     async def request(self, request_id: str, key_id: str | None) -> dict[str, Any] | None:
         """All that is known of one request. Raises `ChatError` where PostgreSQL is away."""

@@ -25,6 +25,7 @@ from deployments.cache.exact_store import connect
 from deployments.cache.seal import seal_named
 from deployments.contract import AUTO, ChatError, ChatRequest, RequestContext
 from deployments.ledger.journal import Journal
+from deployments.ledger.keeping import Keeping, salt_at
 from deployments.ledger.record import Progress, QueryRecord
 from deployments.router.afterwards import Afterwards
 from deployments.router.answering import Answering, Committed
@@ -41,6 +42,7 @@ from deployments.router.given import given_by
 from deployments.router.lookups import Lookups
 from deployments.router.pace import Pace
 from deployments.router.plans import Asking, committed, ended
+from deployments.router.power import Meter, counters_of
 from deployments.router.reader import Reader
 from deployments.router.rules import Rules, Situation, resolve_model
 from deployments.router.shadows import drawn
@@ -76,6 +78,9 @@ class Router:
         self._variants = Variants(profile, catalog, variants)
         self._seen_lookups = Lookups()
         self._journal = Journal(home().journal)
+        self._keeping = Keeping(profile.ledger.query_text, salt_at(home().salt))
+        elsewhere = frozenset(name for name in profile.variants if catalog.variants[name].engine == "remote")
+        self._meter = Meter(counters_of(profile, elsewhere))
         self._pace, self._cool_downs, self._conversations = Pace(), CoolDowns(), Conversations()
         self._bandit = Bandit(0.0)
         self._flights: Flights[list[Item]] = Flights()
@@ -135,10 +140,10 @@ class Router:
 
         Every request that gets here leaves a row in the Ledger, however it ends.
         """
-        resolve_model(request.model, self._profile, self._rules.routing)
-        record = QueryRecord.begin(request, context)
+        record = QueryRecord.begin(request, context, self._keeping)
         progress = Progress(context.received)
         try:
+            resolve_model(request.model, self._profile, self._rules.routing)
             # Inner generators are closed with the outer, not when they are collected: a client that left must
             # free its slot at once.
             async with aclosing(self._answer(request, context, record)) as answer:
@@ -328,7 +333,7 @@ class Router:
     ) -> AsyncGenerator[list[ChatCompletionChunk], None]:
         """A variant's answer, timed."""
         began, first, tokens = time.monotonic(), 0.0, 0
-        with self._pace.asked(variant):
+        with self._pace.asked(variant), self._meter.running(variant, context.request_id):
             async with aclosing(self._variants.generate(variant, request, context)) as steps:
                 async for chunks in steps:
                     if not first and any(map(has_content, chunks)):
@@ -339,6 +344,7 @@ class Router:
             self._pace.note(variant, first, time.monotonic() - began, tokens)
 
     def _write_down(self, record: QueryRecord, progress: Progress) -> None:
+        record.drew(self._meter.take(record.request_id), self._profile.ledger.electricity_usd_per_kwh)
         record.finish(progress, self._catalog, self._profile.variants)
         try:
             self._journal.append(record.as_row())

@@ -67,7 +67,7 @@ class Stack:
         return {"Authorization": f"Bearer {self.key}"}
 
     def client(self, **options: Any) -> OpenAI:
-        return OpenAI(base_url=self.url, api_key=self.key, **{"max_retries": 0, "timeout": 120, **options})
+        return OpenAI(base_url=self.url, **{"api_key": self.key, "max_retries": 0, "timeout": 120, **options})
 
     def get(self, path: str) -> httpx.Response:
         return http().get(self.url + path, headers=self.headers, timeout=30)
