@@ -47,6 +47,7 @@ from serve_app import answers, cache_routes, embeddings, key_routes, ledger_rout
 from serve_app.answers import AnswerResponse, AnswerStream, Item
 from serve_app.border import Border, KeyScheme, Rules, enforce
 from serve_app.completions import text_body, text_chunk
+from serve_app.content import Contents
 from serve_app.context import disconnected, request_context
 from serve_app.devices import Devices
 from serve_app.errors import ERRORS, chat_error, shape_errors
@@ -108,6 +109,7 @@ class Gateway:
     ) -> None:
         self._profile, self._catalog = profile, catalog
         self._limits = profile.limits
+        self._contents = Contents(profile.limits)
         self._router, self._cache, self._ledger = router, cache, ledger
         self._residency = residency
         # A handle to a method is made once: making one costs as much as using it.
@@ -134,7 +136,7 @@ class Gateway:
     @api.post("/v1/chat/completions", response_model=None, responses={200: {"model": ChatAnswer}})
     async def chat_completions(self, body: ChatRequest, request: Request) -> Response:
         """Answer a conversation. `model` is `auto`, a variant, or an alias; see `/v1/models`."""
-        self.check(body)
+        body = await self.check(body)
         context = request_context(request)
         if body.stream:
             include_usage = bool(body.stream_options and body.stream_options.include_usage)
@@ -184,6 +186,7 @@ class Gateway:
             socket,
             self.keys,
             self._limits,
+            self.check,
             lambda chat, context: self.open(chat, context, include_usage=True),
         )
 
@@ -295,13 +298,14 @@ class Gateway:
         self._journal = self._journal or Journal(home().journal)
         self._journal.append(row)
 
-    def check(self, body: ChatRequest) -> None:
-        """Raise a 400 for a conversation beyond the limits."""
+    async def check(self, body: ChatRequest) -> ChatRequest:
+        """The conversation with its contents in one form. Raises a 400 or 413 for one beyond the limits."""
         if len(body.messages) > self._limits.messages:
             raise invalid(
                 f"messages holds {len(body.messages)} messages; the limit is {self._limits.messages}",
                 param="messages",
             )
+        return await self._contents.checked(body)
 
     # -- embeddings --------------------------------------------------------------------------------
 
@@ -374,7 +378,7 @@ class Gateway:
     async def route(self, body: ChatRequest, request: Request) -> Route:
         """The decision for a conversation, without an answer: which variant, and why the others were passed
         over. The cache is not asked."""
-        self.check(body)
+        body = await self.check(body)
         decision = await self._ask(self._router.route.remote(body, request_context(request)), "router")
         return Route.model_validate(decision.as_dict())
 
