@@ -46,6 +46,7 @@ from serve_app.answers import AnswerResponse, AnswerStream, Item, Whole
 from serve_app.border import Border, KeyScheme, Rules, enforce
 from serve_app.budget_routes import allow
 from serve_app.completions import text_body, text_chunk
+from serve_app.content import Contents
 from serve_app.context import disconnected, request_context
 from serve_app.devices import Devices
 from serve_app.errors import ERRORS, chat_error, shape_errors
@@ -109,6 +110,7 @@ class Gateway:
     ) -> None:
         self._profile, self._catalog = profile, catalog
         self._limits = profile.limits
+        self._contents = Contents(profile.limits)
         self._router, self._cache, self._ledger = router, cache, ledger
         self._residency = residency
         # A handle to a method is made once: making one costs as much as using it.
@@ -136,7 +138,7 @@ class Gateway:
     @api.post("/v1/chat/completions", response_model=None, responses={200: {"model": ChatAnswer}})
     async def chat_completions(self, body: ChatRequest, request: Request) -> Response:
         """Answer a conversation. `model` is `auto`, a variant, or an alias; see `/v1/models`."""
-        self.check(body)
+        body = await self.check(body)
         context = request_context(request)
         if body.stream:
             include_usage = bool(body.stream_options and body.stream_options.include_usage)
@@ -186,6 +188,7 @@ class Gateway:
             socket,
             self.keys,
             self._limits,
+            self.check,
             lambda chat, context: self.open(chat, context, include_usage=True),
         )
 
@@ -273,13 +276,14 @@ class Gateway:
                 if running:
                     items.cancel()
 
-    def check(self, body: ChatRequest) -> None:
-        """Raise a 400 for a conversation beyond the limits."""
+    async def check(self, body: ChatRequest) -> ChatRequest:
+        """The conversation with its contents in one form. Raises a 400 or 413 for one beyond the limits."""
         if len(body.messages) > self._limits.messages:
             raise invalid(
                 f"messages holds {len(body.messages)} messages; the limit is {self._limits.messages}",
                 param="messages",
             )
+        return await self._contents.checked(body)
 
     # -- embeddings --------------------------------------------------------------------------------
 
@@ -354,7 +358,7 @@ class Gateway:
     async def route(self, body: ChatRequest, request: Request) -> Route:
         """The decision for a conversation, without an answer: which variant, and why the others were passed
         over. The cache is not asked."""
-        self.check(body)
+        body = await self.check(body)
         decision = await self._ask(self._router.route.remote(body, request_context(request)), "router")
         return Route.model_validate(decision.as_dict())
 
