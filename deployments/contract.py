@@ -234,8 +234,16 @@ class RequestContext:
     """What the Ledger keeps of the question; None: as the profile says."""
     budget_used: float | None = None
     """The largest share (0 to 1 and beyond) that its key has used of a budget; None: it has none."""
+    begin_within: float | None = None
+    """Seconds after it was received within which an answer must have begun; None: as routing.yaml says."""
     received: float = field(default_factory=time.time)
     """Unix time, seconds."""
+
+    def left_to_begin(self) -> float | None:
+        """Seconds from now within which an answer must have begun. (A clock that was moved adds none.)"""
+        if self.begin_within is None:
+            return None
+        return min(self.begin_within, self.received + self.begin_within - time.time())
 
     def numbered(self, n: int) -> RequestContext:
         """The context of one of several requests that came in one; the first keeps the id."""

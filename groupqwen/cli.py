@@ -146,8 +146,12 @@ def _wherever(path: str | Path | None) -> str | None:
 
 
 @app.command()
-def down() -> None:
-    """Stop exactly what `up` has started. Models, cache, ledger and keys stay."""
+def down(
+    drain: Annotated[
+        float, typer.Option(min=0, max=300, help="Seconds that answers under way are given; 0: none.")
+    ] = 30,
+) -> None:
+    """Stop exactly what `up` has started; answers under way may end. Models, cache, ledger and keys stay."""
     from groupqwen.stack.lifecycle import Choices, remembered, settings_for
     from groupqwen.stack.lifecycle import down as bring_down
 
@@ -157,7 +161,7 @@ def down() -> None:
     except ConfigError:
         # What runs was started with a profile that is gone or wrong by now; it must be stoppable all the same.
         settings = settings_for(home(), replace(choices, profile="cpu", catalog=None))
-    if bring_down(settings, console):
+    if bring_down(settings, console, drain):
         console.print("Stopped. Your data is in " + str(home().root))
     else:
         console.print("Nothing was running.")

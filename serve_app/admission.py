@@ -3,10 +3,11 @@ Ledger where no Router writes one."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -67,7 +68,8 @@ class Admission:
         self._profile, self._catalog, self._keys, self._ledger = profile, catalog, keys, ledger
         self._keeping = Keeping(profile.ledger.query_text, salt_at(home().salt))
         self._budgets = Budgets(SharedBooks(connect(redis_url)), self._spent_since, self._alert)
-        self._active = 0
+        self._active, self.draining, self._idle = 0, False, asyncio.Event()
+        self._idle.set()
         self._journal: Journal | None = None
         self._refused = Counter("groupqwen_refused", "Requests that were refused, by what.", ("cause",))
         self._used = Gauge("groupqwen_budget_used_ratio", "Share of a budget that is spent.", ("key", "period"))
@@ -125,16 +127,29 @@ class Admission:
         limits = self._keys.limits(key_id)
         return limits, await self._budgets.standing(key_id, limits)
 
+    async def drain(self, *, on: bool, seconds: float) -> int:
+        """Take on nothing new from now on (or again), and wait for what is under way; how many have not ended."""
+        self.draining = on
+        if on:
+            with suppress(TimeoutError):
+                await within(self._idle.wait(), seconds)
+        return self._active
+
     @asynccontextmanager
     async def _place(self) -> AsyncIterator[None]:
+        if self.draining:
+            raise shutting_down()
         if self._active >= self._profile.limits.concurrent_requests:
             raise queue_full(2.0)
         self._active += 1
+        self._idle.clear()
         self._under_way.set(self._active)
         try:
             yield
         finally:
             self._active -= 1
+            if not self._active:
+                self._idle.set()
             self._under_way.set(self._active)
 
     @asynccontextmanager
@@ -181,6 +196,31 @@ class Admission:
             self.append({**audit_row(key_id, told, 0), "id": identity})
         except OSError:
             logger.exception("the journal took no row of an alert")
+
+
+_admission: Admission | None = None
+
+
+def admit_by(admission: Admission) -> None:
+    """Set it. One for the process: Serve ships the routes before the Gateway is built."""
+    global _admission
+    _admission = admission
+
+
+def admission() -> Admission:
+    """For routes that are plain functions."""
+    assert _admission is not None
+    return _admission
+
+
+def shutting_down() -> ChatError:
+    """A 503: nothing new is taken on."""
+    return ChatError(
+        "GroupQwen is being shut down or replaced; what is under way is answered, nothing new is taken on.",
+        status=503,
+        code="shutting_down",
+        retry_after=10.0,
+    )
 
 
 def most_of(chat: ChatRequest, variants: tuple[str, ...], catalog: Catalog) -> Amount:

@@ -8,18 +8,10 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
 from deployments.budgets.limits import Period, period_end
-from serve_app.admission import Admission
+from serve_app.admission import admission
 from serve_app.ledger_routes import OfKey, whose
 
 routes = APIRouter()
-
-_admission: Admission | None = None
-
-
-def allow(admission: Admission) -> None:
-    """Who knows. One for the process: Serve ships the routes before the Gateway is built."""
-    global _admission
-    _admission = admission
 
 
 class Budget(BaseModel):
@@ -47,9 +39,8 @@ class Allowance(BaseModel):
 @routes.get("/v1/budget")
 async def budget(request: Request, key: OfKey = None) -> Allowance:
     """What the asking key may ask and spend, and what is left of it."""
-    assert _admission is not None
     key_id = whose(request, key) or request.state.key.id
-    limits, standing = await _admission.standing(key_id)
+    limits, standing = await admission().standing(key_id)
     now = time.time()
     return Allowance(
         key_id=key_id,

@@ -37,19 +37,17 @@ from deployments.contract import (
 )
 from deployments.ledger.opinions import Feedback
 from deployments.residency import RESIDENCY
-from deployments.residency.machine import State
 from deployments.serving import deployment, variant_of
-from deployments.timing import within
-from serve_app import answers, budget_routes, cache_routes, embeddings, key_routes, ledger_routes
-from serve_app.admission import Admission
+from serve_app import answers, budget_routes, cache_routes, drain_routes, embeddings, key_routes, ledger_routes
+from serve_app.admission import Admission, admit_by
 from serve_app.answers import AnswerResponse, AnswerStream, Item, Whole
 from serve_app.border import Border, KeyScheme, Rules, enforce
-from serve_app.budget_routes import allow
 from serve_app.completions import text_body, text_chunk
 from serve_app.content import Contents
 from serve_app.context import disconnected, request_context
 from serve_app.devices import Devices
 from serve_app.errors import ERRORS, chat_error, shape_errors
+from serve_app.health import Conditions
 from serve_app.keys import ApiKey, KeyRing
 from serve_app.metrics import scrape
 from serve_app.parts import GONE, serve_from
@@ -69,12 +67,6 @@ from serve_app.schemas import (
 )
 from serve_app.websocket import serve_socket
 
-PART_SECONDS = 2.0
-STATES = frozenset(State)
-"""What a variant that is well may be; `unavailable` is none of them."""
-AWAY = "away"
-"""One on a machine that is not there now: all is well all the same."""
-
 # Serve pickles the class below while this module is still being imported: what its methods use must be
 # defined above it or in another module.
 api = FastAPI(
@@ -89,6 +81,7 @@ api.add_middleware(Border)
 api.include_router(key_routes.routes)
 api.include_router(ledger_routes.routes)
 api.include_router(budget_routes.routes)
+api.include_router(drain_routes.routes)
 api.include_router(cache_routes.routes)
 shape_errors(api)
 
@@ -130,7 +123,8 @@ class Gateway:
                 self._admission.append,
             )
         )
-        allow(self._admission)
+        admit_by(self._admission)
+        self._conditions = Conditions(router=router, cache=cache, ledger=ledger, residency=residency)
         serve_from(router=router, cache=cache, ledger=ledger)
 
     # -- answers -----------------------------------------------------------------------------------
@@ -381,29 +375,9 @@ class Gateway:
     @api.get("/v1/health", responses={503: {"model": Health}})
     async def health(self, request: Request, response: Response) -> Health:
         """Live (this process answers), ready (a question would be answered), and part by part."""
-        models, cache, ledger = await asyncio.gather(
-            self._part(self._router.models.remote()),
-            self._part(self._cache.health.remote()),
-            self._part(self._ledger.health.remote()),
-        )
-        variants = {m["id"]: m["status"]["state"] for m in models} if isinstance(models, list) else {}
-        ready = any(state in STATES for state in variants.values())
-        parts = {
-            "router": {"ok": isinstance(models, list)},
-            "cache": cache,
-            "ledger": ledger,
-            "variants": variants,
-        }
-        well = (
-            ready and cache["ok"] and ledger["ok"] and all(state in STATES | {AWAY} for state in variants.values())
-        )
-        response.status_code = 200 if ready else 503
-        return Health(
-            status="ok" if well else "degraded" if ready else "down",
-            live=True,
-            ready=ready,
-            parts=parts if request.state.key is not None else None,
-        )
+        found = await self._conditions.look(draining=self._admission.draining)
+        response.status_code = 200 if found.ready else 503
+        return found if request.state.key is not None else found.model_copy(update={"parts": None})
 
     @api.get("/v1/metrics", response_class=PlainTextResponse)
     async def metrics(self) -> Response:
@@ -421,9 +395,3 @@ class Gateway:
             raise chat_error(error) from error
         except (*GONE, TimeoutError) as error:
             raise engine_gone(part) from error
-
-    async def _part(self, response: Any) -> Any:
-        try:
-            return await within(response, PART_SECONDS)
-        except (TimeoutError, RayTaskError, *GONE) as error:
-            return {"ok": False, "error": type(error).__name__}

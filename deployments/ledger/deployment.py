@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +15,7 @@ from ray.serve.metrics import Gauge
 
 from deployments.budgets.limits import Period
 from deployments.contract import or_gone
+from deployments.last_error import LastError
 from deployments.ledger.days import Retention
 from deployments.ledger.journal import (
     REFUSED,
@@ -93,7 +95,11 @@ class Ledger:
         self._store = LedgerStore(url)
         self._drain = Drain(self._folder, self._store)
         self._error: str | None = None
+        self._last_error, self._caught_up = LastError(), time.monotonic()
         self._lag = Gauge("groupqwen_ledger_pending_bytes", "Journal bytes that wait for PostgreSQL.")
+        self._behind = Gauge("groupqwen_ledger_lag_seconds", "Since all that was written down was in PostgreSQL.")
+        self._rows = Gauge("groupqwen_ledger_rows", "Rows that were copied since the Ledger's start.")
+        self._left_out = Gauge("groupqwen_ledger_left_out", "Rows that were damaged or refused since its start.")
         self._draining = asyncio.get_running_loop().create_task(self._run())
 
     async def _run(self) -> None:
@@ -107,14 +113,22 @@ class Ledger:
             except AWAY as error:
                 if self._error is None:
                     logger.warning("PostgreSQL is away (%s); rows wait in the journal", error)
-                self._error = f"{type(error).__name__}: {error}"
+                self._error = self._last_error.note(error)
                 pause = RETRY_SECONDS
             except Exception as error:
                 logger.exception("the Ledger could not drain the journal")
-                self._error = f"{type(error).__name__}: {error}"
+                self._error = self._last_error.note(error)
                 pause = RETRY_SECONDS
-            self._lag.set(pending_bytes(self._folder))
+            self._tell()
             await asyncio.sleep(pause)
+
+    def _tell(self) -> None:
+        if self._error is None:
+            self._caught_up = time.monotonic()
+        self._lag.set(pending_bytes(self._folder))
+        self._behind.set(time.monotonic() - self._caught_up)
+        self._rows.set(self._drain.rows)
+        self._left_out.set(self._drain.damaged + self._drain.refused)
 
     async def _forget(self) -> None:
         first = self._retention.first_kept()
@@ -126,6 +140,8 @@ class Ledger:
         return {
             "ok": self._error is None,
             "error": self._error,
+            "last_error": self._last_error.report(),
+            "behind_seconds": round(time.monotonic() - self._caught_up, 1),
             "pending_bytes": pending_bytes(self._folder),
             "damaged_lines": self._drain.damaged,
             "refused_rows": self._drain.refused,
