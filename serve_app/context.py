@@ -17,9 +17,9 @@ DEVICES = ("server", "macbook", "mobile")
 def request_context(connection: HTTPConnection) -> RequestContext:
     """Headers: `x-groupqwen-device` (server, macbook, mobile; unset: the machine of the group that it comes from),
     `x-groupqwen-session`, `x-groupqwen-preference` (economy, balanced, best), `x-groupqwen-max-cost` (US dollars
-    of the answer), `x-groupqwen-begin-within` (seconds until its first token; what cannot begin by then is refused),
-    `x-groupqwen-remote: never` (nothing leaves the group's own machines), and `cache-control` (`no-cache` asks anew
-    and stores, `no-store` leaves the cache alone)."""
+    of the answer), `x-groupqwen-begin-within` (seconds until its first token; what cannot begin by then is
+    refused), `x-groupqwen-remote: never` (nothing leaves the group's own machines), and `cache-control`
+    (`no-cache` asks anew and stores, `no-store` leaves the cache alone)."""
     headers = connection.headers
     key: ApiKey = connection.state.key
     device = headers.get("x-groupqwen-device", "").lower() or connection.state.device
