@@ -39,6 +39,8 @@ logger = logging.getLogger("ray.serve")
 USUAL_MOST = 1024
 """Tokens that are held for an answer whose request sets no limit."""
 
+FLUSH_SECONDS = 5.0
+
 LEDGER_SECONDS = 1.0
 """What a key has spent is waited for so long."""
 
@@ -76,8 +78,14 @@ class Admission:
         self._under_way = Gauge("groupqwen_requests_under_way", "Requests in the Gateway now.")
 
     async def watch(self) -> None:
-        """For ever: see `Budgets.watch`."""
-        await self._budgets.watch()
+        """For ever: see `Budgets.watch`; and rows that wait for a disk that was full are written."""
+        budgets = asyncio.ensure_future(self._budgets.watch())
+        while not budgets.done():
+            if self._journal is not None:
+                with suppress(OSError):
+                    self._journal.flush()
+            await asyncio.wait({budgets}, timeout=FLUSH_SECONDS)
+        budgets.result()
 
     @asynccontextmanager
     async def admit(self, chat: ChatRequest, context: RequestContext) -> AsyncIterator[Admitted]:

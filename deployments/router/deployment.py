@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -88,7 +88,7 @@ class Router:
         self._shared_flights = SharedFlights(connect(redis_url), seal) if profile.limits.routers > 1 else None
         self._afterwards = Afterwards(self._reader, self._pace, self._journal, catalog, self.chat)
         self._metrics = RouterMetrics()
-        self._resting = asyncio.get_running_loop().create_task(self._tell_who_rests())
+        self._looking = asyncio.get_running_loop().create_task(self._look_round())
 
     async def reconfigure(self, config: Mapping[str, Any]) -> None:
         """Rules from `user_config`, and the calibration: at the start, and anew without a restart. (Handles want
@@ -356,16 +356,18 @@ class Router:
         """Whether the Classifier answers, who is left alone since it failed, and how each variant is."""
         statuses, classifier = await asyncio.gather(self._variants.statuses(), self._reader.classifier_health())
         return {
-            "ok": True,
-            "error": None,
+            "ok": not self._journal.waiting,
+            "error": f"{self._journal.waiting} rows wait for room on the disk" if self._journal.waiting else None,
             "variants": {name: status["state"] for name, status in statuses.items()},
             "resting": self._breakers.report(),
             "classifier": classifier,
         }
 
-    async def _tell_who_rests(self) -> None:
+    async def _look_round(self) -> None:
         while True:
             self._metrics.resting(self._profile.variants, self._breakers.report())
+            with suppress(OSError):  # (The disk is still full.)
+                self._journal.flush()
             await asyncio.sleep(TELLING_SECONDS)
 
     async def models(self) -> list[dict[str, Any]]:
