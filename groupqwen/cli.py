@@ -85,7 +85,8 @@ def up(
     table.add_row("Endpoint", settings.endpoint)
     if listen:
         table.add_row("", f"http://{listen}:{settings.ports.http}/v1")
-    table.add_row("API key", credentials.api_key)
+    # (What is not a terminal may be a log.)
+    table.add_row("API key", credentials.api_key if console.is_terminal else "`groupqwen status` shows it")
     table.add_row("API docs", settings.endpoint.removesuffix("/v1") + "/docs")
     table.add_row("Ray dashboard", f"{settings.dashboard}  (token: {settings.home.run / 'ray-token'})")
     table.add_row("Stop", "bash scripts/down.sh")

@@ -1,5 +1,5 @@
-"""Faults while requests run: what fails, fails in OpenAI's terms; all comes back by itself; no row of the ledger is
-lost, none is there twice. With GROUPQWEN_FAULT_TABLE=FILE the table for docs/OPERATIONS.md is written."""
+"""Faults while requests run: what fails, fails in OpenAI's terms; all comes back by itself; no row of the ledger
+is lost, none is there twice. With GROUPQWEN_FAULT_TABLE=FILE the table for docs/OPERATIONS.md is written."""
 
 from __future__ import annotations
 
