@@ -79,6 +79,8 @@ class Recorded(BaseModel):
     energy_wh: float | None = Field(None, description="What the machines drew for it; null: nobody knows.")
     electricity_usd: float | None = None
     saved_usd: float | None = None
+    confidence: float | None = Field(None, description="P(right) of who answered, where it is known.")
+    escalations: int | None = Field(None, description="Variants that were unsure and handed over.")
     finish_reason: str | None = None
     status: int
     error: str | None = None

@@ -83,6 +83,10 @@ class QueryRecord:
     electricity_usd: float | None = None
     saved_usd: float = 0.0
     """What the largest variant would have cost for the same tokens, less what was spent."""
+    confidence: float | None = None
+    """P(right) of who answered, where it is known."""
+    escalations: int = 0
+    """Variants that were unsure and handed over to a larger one."""
     finish_reason: str | None = None
     status: int = 200
     error: str | None = None
@@ -118,6 +122,9 @@ class QueryRecord:
         """What was decided; `variant` where another one's answer came from the cache."""
         self.variant = variant or decision.variant
         self.trace = decision.as_dict()
+        attempts = decision.attempts
+        self.confidence = attempts[-1].confidence if attempts else None
+        self.escalations = sum(attempt.outcome == "escalated" for attempt in attempts)
         self.cache, self.cache_distance = cache, distance
 
     def fail(self, status: int, error: str) -> None:

@@ -38,6 +38,8 @@ COLUMNS = (
     "energy_wh",
     "electricity_usd",
     "saved_usd",
+    "confidence",
+    "escalations",
     "finish_reason",
     "status",
     "error",

@@ -1,4 +1,5 @@
--- The query log by day (UTC), so that old days go as a whole; with what answers took in electricity.
+-- The query log by day (UTC), so that old days go as a whole; with what answers took in electricity, how sure their
+-- variant was (P(right), 0 to 1), and how many handed over to a larger one before it.
 alter table queries rename to queries_whole;
 alter table queries_whole rename constraint queries_pkey to queries_whole_pkey;
 alter index queries_at rename to queries_whole_at;
@@ -8,6 +9,8 @@ create table queries (
     like queries_whole including defaults,
     energy_wh double precision,
     electricity_usd double precision,
+    confidence double precision,
+    escalations integer,
     primary key (request_id, at)
 ) partition by range (at);
 
@@ -27,5 +30,5 @@ begin
     end loop;
 end $$;
 
-insert into queries select *, null, null from queries_whole;
+insert into queries select *, null, null, null, null from queries_whole;
 drop table queries_whole;

@@ -148,6 +148,13 @@ def test_who_was_asked_in_vain_costs_something_and_who_was_heard_is_counted_once
     assert cost(checked, answered) == pytest.approx(spent), "asked about its own answer, which it read"
 
 
+def test_a_row_tells_who_was_unsure_and_how_sure_the_last_was() -> None:
+    vain = Attempt("qwen3-4b", "escalated", 30, 1.0, confidence=0.3)
+    record = begun()
+    record.route(replace(DECISION, attempts=(vain, Attempt("qwen3-8b", "answered", 50, 1.0, 0.9))), "miss", None)
+    assert (record.escalations, record.confidence) == (1, 0.9)
+
+
 def test_what_was_asked_before_a_client_left_costs_too() -> None:
     record = begun()
     vain = Attempt("qwen3-4b", "escalated", 30, 1.0)
