@@ -30,7 +30,8 @@ from groupqwen.stack.processes import marked
 from groupqwen.stack.settings import Settings
 
 ROOT = Path(__file__).parents[2]
-PORT_OFFSET = 1000
+PORT_OFFSET = int(os.environ.get("GROUPQWEN_TEST_PORT_OFFSET", "1000"))
+"""Another, where tests of two checkouts run side by side."""
 SMALL, MIDDLE, LARGE = "smollm2-135m", "qwen2.5-coder-0.5b", "qwen2.5-coder-1.5b"
 
 
