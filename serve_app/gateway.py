@@ -125,6 +125,7 @@ class Gateway:
                 limits.body_seconds,
                 limits.send_seconds,
                 self._append,
+                limits.json_depth,
             )
         )
         serve_from(router=router, cache=cache, ledger=ledger)
