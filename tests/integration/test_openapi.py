@@ -52,9 +52,10 @@ def test_nothing_that_the_document_allows_or_forbids_breaks_the_server(
                 case.body |= {"max_tokens": 4, "max_completion_tokens": 4, "n": 1}
             response = case.call(headers=headers, timeout=120)
             assert response.status_code < 500, (case.path, case.body, response.text)
-            case.validate_response(response, checks=(response_schema_conformance, content_type_conformance))
             if response.status_code >= 400:
                 assert set(response.json()["error"]) == {"message", "type", "code", "param"}
+            else:
+                case.validate_response(response, checks=(response_schema_conformance, content_type_conformance))
             asked[f"{case.method} {case.path}"] += 1
 
         check()
