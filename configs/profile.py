@@ -19,6 +19,7 @@ class Limits(Strict):
     """What is answered when a limit is reached stands in each description."""
 
     body_bytes: int = Field(32 * 2**20, gt=0, description="Request body; beyond: 413.")
+    json_depth: int = Field(64, ge=8, le=128, description="Levels of lists and objects in a body; beyond: 400.")
     messages: int = Field(4096, gt=0, description="Messages in a conversation; beyond: 400.")
     images: int = Field(16, ge=0, description="Images in one request; beyond: 400 `too_many_images`.")
     image_bytes: int = Field(
@@ -56,6 +57,9 @@ class Limits(Strict):
     request_seconds: float = Field(600, gt=0, description="A whole answer; beyond: an error event, 504.")
     wake_seconds: float = Field(
         60, gt=0, description="A wait for a variant that is not in memory; beyond: the best that is, or 503."
+    )
+    header_seconds: int = Field(
+        15, ge=1, description="Until a request's headers are there; beyond: 408. As it was at the last `up`."
     )
     body_seconds: float = Field(60, gt=0, description="Until a request's body is there; beyond: 408.")
     send_seconds: float = Field(

@@ -22,6 +22,10 @@ from configs.routing import DeviceClass, Preference
 logger = logging.getLogger("ray.serve")
 
 
+MOST_DIGITS = 10
+"""Of a token's id."""
+
+
 class StreamOptions(BaseModel):
     """OpenAI's `stream_options`."""
 
@@ -98,8 +102,9 @@ class ChatRequest(BaseModel):
     @classmethod
     def _bias_names_tokens(cls, value: dict[str, float] | None) -> dict[str, float] | None:
         for key, bias in (value or {}).items():
-            if not key.isdecimal() or not -100 <= bias <= 100:
-                raise ValueError(f"logit_bias[{key!r}] must map a token id to a number from -100 to 100")
+            # (Python makes no number of thousands of digits.)
+            if not (key.isdecimal() and len(key) <= MOST_DIGITS) or not -100 <= bias <= 100:
+                raise ValueError(f"logit_bias[{key[:40]!r}] must map a token id to a number from -100 to 100")
         return value
 
     @field_validator("messages")

@@ -64,6 +64,7 @@ from serve_app.schemas import (
     Rollout,
     Route,
     TextAnswer,
+    also_streamed,
 )
 from serve_app.websocket import serve_socket
 
@@ -121,6 +122,7 @@ class Gateway:
                 limits.body_seconds,
                 limits.send_seconds,
                 self._admission.append,
+                limits.json_depth,
             )
         )
         admit_by(self._admission)
@@ -129,7 +131,7 @@ class Gateway:
 
     # -- answers -----------------------------------------------------------------------------------
 
-    @api.post("/v1/chat/completions", response_model=None, responses={200: {"model": ChatAnswer}})
+    @api.post("/v1/chat/completions", response_model=None, responses=also_streamed(ChatAnswer))
     async def chat_completions(self, body: ChatRequest, request: Request) -> Response:
         """Answer a conversation. `model` is `auto`, a variant, or an alias; see `/v1/models`."""
         body = await self.check(body)
@@ -140,7 +142,7 @@ class Gateway:
         whole = await self._whole(body, context, request)
         return JSONResponse(answers.body(whole.chunks, whole.routed, context), headers=whole.headers)
 
-    @api.post("/v1/completions", response_model=None, responses={200: {"model": TextAnswer}})
+    @api.post("/v1/completions", response_model=None, responses=also_streamed(TextAnswer))
     async def completions(self, body: CompletionRequest, request: Request) -> Response:
         """Continue a raw prompt (OpenAI's legacy API): no chat template, no cache."""
         context = request_context(request)

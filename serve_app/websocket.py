@@ -17,6 +17,7 @@ from serve_app.answers import AnswerStream
 from serve_app.border import no_key, not_for_this
 from serve_app.context import request_context
 from serve_app.keys import KeyRing
+from serve_app.nesting import check_nesting
 
 KEY_SECONDS = 10.0
 """How long a socket that came without a key has to send one."""
@@ -76,7 +77,7 @@ class Inbox:
 
     async def _read(self) -> None:
         while True:
-            message = await self._socket.receive_text()
+            message = await _text(self._socket)
             if _is_cancel(message):
                 self.cancelled.set()
             elif self._waiting.full():
@@ -107,9 +108,18 @@ class Inbox:
             await asyncio.gather(self._reading, return_exceptions=True)
 
 
+async def _text(socket: WebSocket) -> str:
+    """The next message, whether it came as text or as bytes. Raises `WebSocketDisconnect`."""
+    message = await socket.receive()
+    if message["type"] == "websocket.disconnect":
+        raise WebSocketDisconnect(message["code"])
+    text = message.get("text")
+    return message["bytes"].decode("utf-8", "replace") if text is None else str(text)
+
+
 async def _sends_key(socket: WebSocket, keys: KeyRing) -> bool:
     try:
-        message = await within(socket.receive_json(), KEY_SECONDS)
+        message = json.loads(await within(_text(socket), KEY_SECONDS))
     except (TimeoutError, ValueError, RecursionError):
         return False
     secret = message.get("api_key") if isinstance(message, dict) else None
@@ -136,6 +146,7 @@ async def _answer(
     try:
         if len(message) > limits.body_bytes:
             raise invalid("The message is too large.")
+        check_nesting(message.encode(), limits.json_depth)
         # Whatever it says: on a socket every answer streams.
         chat = ChatRequest.model_validate_json(message).model_copy(update={"stream": True})
         chat = await inbox.unless_gone(check(chat))

@@ -39,7 +39,7 @@ from deployments.llamacpp.generation import (
 )
 from deployments.llamacpp.grammar import response_grammar, tool_grammar
 from deployments.llamacpp.reasoning import CLOSE, OPEN, ReasoningParser
-from deployments.llamacpp.sampling import SamplingOptions, TokenLogprob
+from deployments.llamacpp.sampling import SamplingOptions, TokenLogprob, enforceable
 from deployments.llamacpp.template import ChatTemplate
 from deployments.llamacpp.tools import Text, ToolParser
 from deployments.llamacpp.weights import Weights
@@ -164,11 +164,15 @@ class LlamaCppChat:
             )
             if (value := getattr(request, name)) is not None
         }
+        grammar = _grammar(request)
+        if grammar is not None and not enforceable(self.weights, grammar):
+            param = "response_format" if request.response_format else "tools"
+            raise invalid("This JSON schema cannot be enforced: no text would fit it.", param=param)
         budget = self.options.thinking_budget
         return Generation(
             prompt=prompt,
             max_tokens=limit,
-            sampling=replace(defaults, **given, logit_bias=bias, grammar=_grammar(request)),
+            sampling=replace(defaults, **given, logit_bias=bias, grammar=grammar),
             stop=tuple(request.stop or ()),
             logprobs=request.logprobs,
             top_logprobs=request.top_logprobs or 0,

@@ -36,7 +36,7 @@ SMALL, MIDDLE, LARGE = "smollm2-135m", "qwen2.5-coder-0.5b", "qwen2.5-coder-1.5b
 
 
 MIXED, ONE_OF_THREE = (ROOT / "tests" / "profiles" / f"{name}.yaml" for name in ("mixed", "one-of-three"))
-IN_ORDER = ("test_rollouts", "test_nodes", "test_vllm", "test_residency", "test_stopping")
+IN_ORDER = ("test_rollouts", "test_nodes", "test_vllm", "test_residency", "test_slow_clients", "test_stopping")
 """Modules that need another profile, in the order that changes it least, and the one that stops it all; all others
 come before."""
 
