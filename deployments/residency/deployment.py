@@ -68,6 +68,7 @@ class ResidencyKeeper:
             "groupqwen_residency_swaps", "Variants brought in or sent out.", ("variant", "kind")
         )
         self._used = metrics.Gauge("groupqwen_residency_used_mb", "Declared memory of what is in, MiB.")
+        self._budget = metrics.Gauge("groupqwen_residency_budget_mb", "What all that is in may take, MiB.")
         self._states = metrics.Gauge(
             "groupqwen_residency_state", "1 for the state that a variant is in.", ("variant", "state")
         )
@@ -152,6 +153,7 @@ class ResidencyKeeper:
 
     def _report(self) -> None:
         self._used.set(self._node.used_mb)
+        self._budget.set(self._node.budget_mb)
         for name in self._variants:
             now = self._node.state(name)
             for state in State:
