@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from ray.serve.metrics import Gauge
-
 from deployments.cache.entries import Room
 from deployments.cache.experience import Experience
+from deployments.metrics import Gauge
 
 
 class CacheMetrics:
