@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from ray.exceptions import RayTaskError
 from ray.serve.handle import DeploymentHandle
-from ray.serve.metrics import Counter, Gauge
+from ray.serve.metrics import Counter
 
 from configs.catalog import Catalog
 from configs.home import home
@@ -29,6 +29,7 @@ from deployments.ledger.journal import Journal
 from deployments.ledger.keeping import Keeping, salt_at
 from deployments.ledger.opinions import audit_row
 from deployments.ledger.record import Progress, QueryRecord, cost_of
+from deployments.metrics import Gauge
 from deployments.router.decision import HITS, Routed
 from deployments.timing import within
 from serve_app.keys import KeyRing
@@ -43,6 +44,9 @@ FLUSH_SECONDS = 5.0
 
 LEDGER_SECONDS = 1.0
 """What a key has spent is waited for so long."""
+
+STANDING_SECONDS = 15.0
+"""How often it is told how keys stand, also while they ask nothing: a budget begins anew, a key is revoked."""
 
 
 @dataclass
@@ -75,17 +79,17 @@ class Admission:
         self._journal: Journal | None = None
         self._refused = Counter("groupqwen_refused", "Requests that were refused, by what.", ("cause",))
         self._used = Gauge("groupqwen_budget_used_ratio", "Share of a budget that is spent.", ("key", "period"))
+        self._told: dict[str, frozenset[Period]] = {}
         self._under_way = Gauge("groupqwen_requests_under_way", "Requests in the Gateway now.")
 
     async def watch(self) -> None:
-        """For ever: see `Budgets.watch`; and rows that wait for a disk that was full are written."""
-        budgets = asyncio.ensure_future(self._budgets.watch())
-        while not budgets.done():
-            if self._journal is not None:
-                with suppress(OSError):
-                    self._journal.flush()
-            await asyncio.wait({budgets}, timeout=FLUSH_SECONDS)
-        budgets.result()
+        """For ever: see `Budgets.watch`; what the gauges say of budgets; and rows that wait for a disk that was full
+        are written."""
+        await asyncio.gather(
+            repeat(self._budgets.look_round, LOOK_SECONDS),
+            repeat(self._flush, FLUSH_SECONDS),
+            self._keep_telling(),
+        )
 
     @asynccontextmanager
     async def admit(self, chat: ChatRequest, context: RequestContext) -> AsyncIterator[Admitted]:
@@ -163,9 +167,25 @@ class Admission:
     @asynccontextmanager
     async def _held(self, context: RequestContext, limits: KeyLimits, most: Amount) -> AsyncIterator[Held]:
         async with self._budgets.hold(context.key_id, context.request_id, limits, most) as held:
-            for period, share in used(held.standing, limits).items():
-                self._used.set(share, tags={"key": context.key_id, "period": period})
+            self._tell(context.key_id, used(held.standing, limits))
             yield held
+
+    def _tell(self, key_id: str, shares: Mapping[Period, float]) -> None:
+        for period in self._told.get(key_id, frozenset()) - shares.keys():
+            self._used.forget({"key": key_id, "period": period})
+        self._told[key_id] = frozenset(shares)
+        for period, share in shares.items():
+            self._used.set(share, {"key": key_id, "period": period})
+
+    async def _keep_telling(self) -> None:
+        while True:
+            await asyncio.sleep(STANDING_SECONDS)
+            for key_id in [key_id for key_id, periods in self._told.items() if periods]:
+                try:
+                    limits, standing = await self.standing(key_id)
+                    self._tell(key_id, used(standing, limits))
+                except Exception:
+                    logger.exception("nobody knows how %s stands", key_id)
 
     def _took(self, chat: ChatRequest, admitted: Admitted) -> Amount:
         """What it took, as far as it can be seen from here: what variants have said in vain, the Ledger knows."""

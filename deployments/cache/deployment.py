@@ -104,7 +104,7 @@ class SemanticCache:
             turns += 1
             try:
                 await self._learning.keep_up()
-                self._metrics.show(self._experience)
+                self._metrics.show(self._experience, self._rules.wrong_per_request)
                 if turns % UPKEEP_EVERY == 1:
                     await self._store.count_out()
                     await self._store.trim(self._rules.max_cache_size_mb << 20)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
-from ray.serve.metrics import Gauge
 
 from deployments.budgets.limits import Period
 from deployments.contract import or_gone
@@ -28,6 +27,7 @@ from deployments.ledger.journal import (
 )
 from deployments.ledger.reports import By, acts, request, spent, usage
 from deployments.ledger.store import LedgerStore, Refused
+from deployments.metrics import Gauge
 from deployments.serving import deployment
 
 logger = logging.getLogger("ray.serve")

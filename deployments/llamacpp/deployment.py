@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 from openai.types.chat import ChatCompletionChunk
-from ray.serve.metrics import Counter, Gauge
+from ray.serve.metrics import Counter
 
 from configs.catalog import VariantSpec
 from configs.home import home
@@ -21,6 +21,7 @@ from deployments.contract import ChatRequest, RequestContext
 from deployments.llamacpp.chat import ChatOptions, LlamaCppChat
 from deployments.llamacpp.engine import EngineOptions, EngineStats
 from deployments.llamacpp.sampling import SamplingOptions
+from deployments.metrics import Gauge
 from deployments.residency.resident import Resident
 from deployments.serving import asks_residency, deployment
 
