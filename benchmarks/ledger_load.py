@@ -133,16 +133,16 @@ def report(loaded: Loaded, clients: int, by_itself: list[float]) -> None:
 def _report_load(loaded: Loaded, clients: int) -> None:
     busy = loaded.watched.busy or [0.0]
     answered = [one for one in loaded.traffic.asked if one.known]
-    statuses = Counter(one.status for one in answered)
+    statuses = Counter(one.told for one in answered)
     show(
         f"{clients} clients, closed loop",
-        ["seconds", "requests answered", "a second", "by status", "cores busy, mean / p10", "last row after, s"],
+        ["seconds", "requests answered", "a second", "told", "cores busy, mean / p10", "last row after, s"],
         [
             [
                 f"{loaded.seconds:.0f}",
                 f"{len(answered)}",
                 f"{len(answered) / loaded.seconds:.1f}",
-                ", ".join(f"{status}: {count}" for status, count in sorted(statuses.items(), key=str)),
+                ", ".join(f"{status}: {count}" for status, count in sorted(statuses.items())),
                 f"{sum(busy) / len(busy):.0f} % / {percentile(busy, 0.1):.0f} %",
                 f"{loaded.caught_up:.1f}",
             ]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 ANSWERED = frozenset({200})
 FAILED = frozenset(range(400, 600))
-"""An error event in a stream does not say its status."""
+"""An error event does not say its status."""
 
 LEFT = frozenset({200, 499})
 """Of a client that went away; the answer may have ended before that was known."""
@@ -21,13 +21,13 @@ ASKED_ANEW = re.compile(r"-(?:check|fresh)$")
 @dataclass(frozen=True)
 class Asked:
     """One request, as its client saw it. `mark`: its own, which its rows carry as `user`. `ids`: of the rows that
-    it owes, all or none; `statuses`: what they may say, `one_of`: what one of them has to say. `status`: what the
-    client was told; None: it left before that. `known`: whether its client learned its id, and so was answered."""
+    it owes, all or none; `told`: what the client heard: a status, `error` or `left`. `statuses`: what the rows may
+    say, `one_of`: what one of them has to say. `known`: whether its client learned its id, and so was answered."""
 
     mark: str
     kind: str
     ids: tuple[str, ...]
-    status: int | None
+    told: str
     statuses: frozenset[int]
     one_of: frozenset[int] | None = None
     known: bool = True
@@ -44,8 +44,7 @@ class Row:
 
 @dataclass
 class Tally:
-    """Of one kind. `told`: how often clients saw which status; `own`: rows of requests whose ids nobody has
-    learned."""
+    """Of one kind. `told`: how often clients heard what."""
 
     asked: int = 0
     answered: int = 0
@@ -85,7 +84,7 @@ def compare(asked: Sequence[Asked], rows: Iterable[Row]) -> Compared:
     for one in asked:
         tally = kinds[one.kind]
         tally.asked += 1
-        tally.told["left" if one.status is None else str(one.status)] += 1
+        tally.told[one.told] += 1
         if one.known:
             tally.answered += 1
             tally.owed += len(one.ids)
@@ -120,7 +119,7 @@ def _faults(one: Asked, found: Mapping[str, list[Row]], tally: Tally) -> list[st
         said |= {row.status for row in its}
         if not its:
             tally.missing += 1
-            faults.append(f"{one.kind}: {identity} is missing; its client was told {one.status}")
+            faults.append(f"{one.kind}: {identity} is missing; its client was told {one.told}")
         elif len(its) > 1:
             tally.twice += 1
             faults.append(f"{one.kind}: {identity} is there {len(its)} times")
@@ -128,7 +127,7 @@ def _faults(one: Asked, found: Mapping[str, list[Row]], tally: Tally) -> list[st
             tally.otherwise += 1
             faults.append(
                 f"{one.kind}: {identity} says {its[0].status} of {its[0].mark!r}; its client, {one.mark!r}, was "
-                f"told {one.status}"
+                f"told {one.told}"
             )
     if not faults and one.one_of is not None and not said & one.one_of:
         tally.otherwise += 1

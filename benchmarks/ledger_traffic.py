@@ -160,7 +160,7 @@ class Traffic:
         try:
             await within(self._chat(kind, body), self._draw.uniform(0.003, 0.3))
         except TimeoutError:
-            self.asked.append(Asked(body["user"], kind, (), None, LEFT, known=False))
+            self.asked.append(Asked(body["user"], kind, (), "left", LEFT, known=False))
 
     async def _limited(self) -> None:
         body = self._fresh(stream=self._draw.random() < 0.5, max_tokens=8)
@@ -197,20 +197,20 @@ class Traffic:
             heard = await self._ask(path, body, key or self._draw.choice(self._keys.usual), leave_after)
         except (aiohttp.ClientError, OSError):
             # (A client that leaves early is cancelled: see `_leaves_early`.)
-            self.asked.append(Asked(body["user"], kind, (), None, LEFT, known=False))
+            self.asked.append(Asked(body["user"], kind, (), "left", LEFT, known=False))
             raise
         ids = tuple(f"{heard.request_id}-{n}" if n else heard.request_id for n in range(rows))
-        statuses, one_of = frozenset({heard.status}), None
+        told, statuses, one_of = str(heard.status), frozenset({heard.status}), None
         if heard.left:
-            statuses = LEFT
+            told, statuses = "left", LEFT
         elif heard.failed or heard.broken:
-            statuses = FAILED
+            told, statuses = "error", FAILED
         elif rows > 1 and heard.status != 200:
             # (Of several prompts, one may be refused while others are answered, or given up for it.)
             statuses, one_of = frozenset({200, 499, heard.status}), frozenset({heard.status})
         if heard.broken:
             self.broken.append(f"{kind}: {heard.request_id} ended in the middle")
-        self.asked.append(Asked(body["user"], kind, ids, heard.status, statuses, one_of))
+        self.asked.append(Asked(body["user"], kind, ids, told, statuses, one_of))
         return heard
 
     async def _ask(self, path: str, body: dict[str, Any], key: str, leave_after: int | None) -> Heard:
@@ -248,15 +248,13 @@ class Traffic:
                 if told in ("left", "broken"):
                     break
 
-    def _note_message(self, mark: str, identity: str, told: str) -> None:
-        statuses = {"done": ANSWERED, "error": FAILED}.get(told, LEFT)
-        status = {"done": 200, "error": 400}.get(told, 499)
-        if told == "broken":
+    def _note_message(self, mark: str, identity: str, end: str) -> None:
+        statuses = {"done": ANSWERED, "error": FAILED}.get(end, LEFT)
+        told = {"done": "200", "error": "error"}.get(end, "left")
+        if end == "broken":
             self.broken.append(f"WebSocket: {identity} ended in the middle")
-        known = bool(identity)
-        self.asked.append(
-            Asked(mark, "WebSocket message", (identity,) if known else (), status, statuses, known=known)
-        )
+        ids = (identity,) if identity else ()
+        self.asked.append(Asked(mark, "WebSocket message", ids, told, statuses, known=bool(identity)))
 
 
 async def _listen(socket: aiohttp.ClientWebSocketResponse, end: str) -> tuple[str, str]:

@@ -12,7 +12,7 @@ from benchmarks.ledger_work import METRIC, alone, read_histogram
 
 
 def asked(name: str, *ids: str, kind: str = "whole", statuses: frozenset[int] = ANSWERED) -> Asked:
-    return Asked(f"load-{name}", kind, ids or (name,), 200, statuses)
+    return Asked(f"load-{name}", kind, ids or (name,), "200", statuses)
 
 
 def one(*rows: Row, of: Asked) -> Compared:
@@ -61,7 +61,7 @@ def test_a_row_of_nobody_is_told() -> None:
 
 
 def test_who_left_before_an_answer_has_one_row_or_none() -> None:
-    early = Asked("load-e", "early", (), None, LEFT, known=False)
+    early = Asked("load-e", "early", (), "left", LEFT, known=False)
     assert one(of=early).exact
     found = one(Row("e", "load-e", 499), of=early)
     assert found.exact and found.kinds["early"].rows == 1 and not found.kinds["early"].answered
@@ -69,13 +69,13 @@ def test_who_left_before_an_answer_has_one_row_or_none() -> None:
 
 
 def test_of_several_prompts_one_says_why_all_failed() -> None:
-    failed = Asked("load-a", "texts", ("a", "a-1"), 429, frozenset({200, 429, 499}), frozenset({429}))
+    failed = Asked("load-a", "texts", ("a", "a-1"), "429", frozenset({200, 429, 499}), frozenset({429}))
     assert one(Row("a", "load-a", 200), Row("a-1", "load-a", 429), of=failed).exact
     assert not one(Row("a", "load-a", 200), Row("a-1", "load-a", 200), of=failed).exact
 
 
 def test_a_request_that_was_none_owes_no_row() -> None:
-    refused = Asked("load-a", "no key", (), 401, frozenset({401}))
+    refused = Asked("load-a", "no key", (), "401", frozenset({401}))
     assert one(of=refused).exact
     assert not one(Row("a", "load-a", 401), of=refused).exact
 
