@@ -26,7 +26,7 @@ from groupqwen.stack.credentials import Credentials
 from groupqwen.stack.settings import Settings
 
 PROFILE = "cpu"
-PORT_OFFSET = 3000
+PORT_OFFSET = 4700
 CATCH_UP_SECONDS = 120.0
 ALONE = 20_000
 BOUND_SECONDS = 5e-4
