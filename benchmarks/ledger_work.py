@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import tempfile
 import time
@@ -17,13 +18,14 @@ from deployments.chunks import ChunkBuilder, token_usage
 from deployments.contract import ChatRequest, RequestContext
 from deployments.ledger.journal import Journal
 from deployments.ledger.keeping import Keeping
-from deployments.router.clerk import Clerk
+from deployments.router.clerk import Clerk, Spent
 from deployments.router.decision import Attempt, Candidate, Item, Routed, RouteDecision
 from deployments.router.metrics import RouterMetrics
 from deployments.router.power import Meter
 
 METRIC = "ray_groupqwen_ledger_work_seconds"
-BUCKET = re.compile(rf'^{METRIC}_bucket\{{.*?le="([^"]+)".*?\}} (\S+)$', re.MULTILINE)
+BUCKET = re.compile(rf"^{METRIC}_bucket\{{(.*)\}} (\S+)$", re.MULTILINE)
+LABEL = re.compile(r'(\w+)="([^"]*)"')
 TOKENS = 24
 
 
@@ -56,39 +58,43 @@ class Histogram:
         return self.counts[list(self.bounds).index(seconds)] / self.counts[-1]
 
 
-def read_histogram(text: str) -> Histogram:
-    """The Router's, from what `/v1/metrics` says; several Routers' together."""
+def read_histogram(text: str, clock: str) -> Histogram:
+    """The Router's, by one of its clocks (wall, cpu), from what `/v1/metrics` says; several Routers' together."""
     counts: dict[float, float] = defaultdict(float)
-    for bound, count in BUCKET.findall(text):
-        counts[float(bound)] += float(count)
+    for written, count in BUCKET.findall(text):
+        labels = dict(LABEL.findall(written))
+        if labels["clock"] == clock:
+            counts[float(labels["le"])] += float(count)
     bounds = sorted(counts)
     return Histogram(bounds, [counts[bound] for bound in bounds])
 
 
-def alone(requests: int) -> list[float]:
-    """Seconds of so many rows, one after the other, in this process: a whole answer's each."""
+async def alone(requests: int) -> list[Spent]:
+    """So many rows, one after the other, in this process: a whole answer's each."""
     catalog = load_catalog()
     profile = load_profile("cpu", catalog)
     with tempfile.TemporaryDirectory(prefix="groupqwen-") as folder:
         journal = Journal(Path(folder))
         clerk = Clerk(profile, catalog, journal, Keeping("text", b"salt"), Meter({}), RouterMetrics())
-        times = [_one(clerk, f"{number:032x}") for number in range(requests)]
+        spent = []
+        for number in range(requests):
+            spent.append(_one(clerk, f"{number:032x}"))
+            await asyncio.sleep(0)
         journal.close()
-    return times[requests // 10 :]
+    return spent[requests // 10 :]
 
 
-def _one(clerk: Clerk, request_id: str) -> float:
+def _one(clerk: Clerk, request_id: str) -> Spent:
     question = {"role": "user", "content": "Why is the sky blue, and what colour is it on Mars?"}
     request = ChatRequest.model_validate({"model": "auto", "messages": [question], "user": "load"})
     decision, items = _answer(request_id)
     context = RequestContext(request_id, key_id="key_0123456789ab", received=time.time())
-    began = time.perf_counter()
     noted = clerk.begin(request, context)
     noted.record.route(decision, "miss", 0.4)
     for batch in items:
         noted.see(batch)
     clerk.write_down(noted)
-    return time.perf_counter() - began
+    return noted.spent
 
 
 def _answer(request_id: str) -> tuple[RouteDecision, Iterable[list[Item]]]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from configs.catalog import Catalog
 from configs.profile import Profile
@@ -19,24 +20,38 @@ from deployments.router.power import Meter
 logger = logging.getLogger("ray.serve")
 
 
+class Spent:
+    """Seconds while this is entered, altogether: by the clock, and of them those on a processor. (On a machine
+    that is full they differ: whoever has begun is made to wait as well.)"""
+
+    def __init__(self) -> None:
+        self.wall = self.cpu = 0.0
+
+    def __enter__(self) -> None:
+        self._wall, self._cpu = time.perf_counter(), time.thread_time()
+
+    def __exit__(self, *_: object) -> None:
+        self.wall += time.perf_counter() - self._wall
+        self.cpu += time.thread_time() - self._cpu
+
+
 @dataclass
 class Noted:
-    """A request that is under way. `seconds`: what was spent on its row so far."""
+    """A request that is under way, and what was spent on its row so far."""
 
     record: QueryRecord
     progress: Progress
-    seconds: float
+    spent: Spent = field(default_factory=Spent)
 
     def see(self, items: Iterable[object]) -> None:
         """Take note of a part of the answer."""
-        began = time.perf_counter()
-        for item in items:
-            self.progress.see(item)
-        self.seconds += time.perf_counter() - began
+        with self.spent:
+            for item in items:
+                self.progress.see(item)
 
 
 class Clerk:
-    """Of one Router."""
+    """Of one Router. Belongs to its event loop."""
 
     def __init__(
         self,
@@ -52,21 +67,26 @@ class Clerk:
 
     def begin(self, request: ChatRequest, context: RequestContext) -> Noted:
         """A row is begun."""
-        began = time.perf_counter()
-        noted = Noted(QueryRecord.begin(request, context, self._keeping), Progress(context.received), 0.0)
-        noted.seconds = time.perf_counter() - began
-        return noted
+        spent = Spent()
+        with spent:
+            record = QueryRecord.begin(request, context, self._keeping)
+            progress = Progress(context.received)
+        return Noted(record, progress, spent)
 
     def write_down(self, noted: Noted) -> None:
-        """The request has ended, however it did: its row goes on its way."""
-        began = time.perf_counter()
+        """The request has ended, however it did. Its row is in the journal before its client hears of the end; it
+        is counted after that."""
         record = noted.record
-        record.drew(self._meter.take(record.request_id), self._profile.ledger.electricity_usd_per_kwh)
-        record.finish(noted.progress, self._catalog, self._profile.variants)
-        try:
-            self._journal.append(record.as_row())
-        except OSError:
-            # The answer counts for more than its row; what can be said of it goes to the log.
-            logger.exception("the journal took no row: %s", record.request_id)
-        self._metrics.ended(record)
-        self._metrics.wrote(noted.seconds + time.perf_counter() - began)
+        with noted.spent:
+            record.drew(self._meter.take(record.request_id), self._profile.ledger.electricity_usd_per_kwh)
+            record.finish(noted.progress, self._catalog, self._profile.variants)
+            try:
+                self._journal.append(record.as_row())
+            except OSError:
+                # The answer counts for more than its row; what can be said of it goes to the log.
+                logger.exception("the journal took no row: %s", record.request_id)
+        asyncio.get_running_loop().call_soon(self._count, noted)
+
+    def _count(self, noted: Noted) -> None:
+        self._metrics.ended(noted.record)
+        self._metrics.wrote(noted.spent.wall, noted.spent.cpu)

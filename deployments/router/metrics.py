@@ -45,8 +45,9 @@ class RouterMetrics:
         self._energy = Counter("groupqwen_energy_wh", "What machines drew for answers.", ("variant",))
         self._work = Histogram(
             "groupqwen_ledger_work_seconds",
-            "What a request's row takes of its time, from begin to end.",
+            "What a request's row takes of its time, from begin to end; by clock: wall, cpu.",
             WORK_SECONDS,
+            ("clock",),
         )
         self._resting = Gauge(
             "groupqwen_variant_resting", "1 for a variant that is left alone since it failed.", ("variant",)
@@ -89,9 +90,10 @@ class RouterMetrics:
                 further = (record.latency_ms - record.ttft_ms) / 1e3 / (record.completion_tokens - 1)
                 self._tpot.observe(max(0.0, further), tags)
 
-    def wrote(self, seconds: float) -> None:
-        """A request's row is on its way, which took so long."""
-        self._work.observe(seconds)
+    def wrote(self, wall: float, cpu: float) -> None:
+        """A request's row is on its way, which took so many seconds."""
+        for clock, seconds in (("wall", wall), ("cpu", cpu)):
+            self._work.observe(seconds, {"clock": clock})
 
     def resting(self, variants: Iterable[str], those: Collection[str]) -> None:
         """Which of all are left alone."""
