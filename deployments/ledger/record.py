@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from openai.types import CompletionUsage
@@ -18,6 +18,9 @@ from deployments.router.decision import HITS, CacheOutcome, RouteDecision
 
 LONGEST_WAY_SECONDS = 60.0
 """From the Gateway to here: what is longer is a clock that was moved."""
+
+NO_COLUMNS = frozenset({"decision", "quotable", "rough_tokens"})
+"""Of a record, what is not in its row as it is."""
 
 
 @dataclass
@@ -68,8 +71,8 @@ class QueryRecord:
     requested: str
     device: str
     variant: str | None = None
-    trace: dict[str, Any] = field(default_factory=dict)
-    """The `RouteDecision`."""
+    decision: RouteDecision | None = None
+    """The row's `trace`."""
     cache: CacheOutcome = "miss"
     cache_distance: float | None = None
     prompt_tokens: int = 0
@@ -121,11 +124,10 @@ class QueryRecord:
     ) -> None:
         """What was decided; `variant` where another one's answer came from the cache."""
         self.variant = variant or decision.variant
-        self.trace = decision.as_dict()
+        self.decision, self.cache, self.cache_distance = decision, cache, distance
         attempts = decision.attempts
         self.confidence = attempts[-1].confidence if attempts else None
         self.escalations = sum(attempt.outcome == "escalated" for attempt in attempts)
-        self.cache, self.cache_distance = cache, distance
 
     def fail(self, status: int, error: str) -> None:
         """How it failed; 499 is a client that went away. (What is wrong with a request may quote it: of one whose
@@ -158,17 +160,19 @@ class QueryRecord:
 
     def _spent(self, catalog: Catalog) -> float:
         # Who was asked in vain has cost something too; what the client has of them is in the answer's tokens.
-        attempts = self.trace.get("attempts", ())
+        attempts = self.decision.attempts if self.decision else ()
         before = attempts[:-1]
-        own = self.completion_tokens - sum(attempt["tokens"] for attempt in before if attempt["heard"])
-        spent = [(self.variant, max(0, own)), *((attempt["variant"], attempt["tokens"]) for attempt in before)]
+        own = self.completion_tokens - sum(attempt.tokens for attempt in before if attempt.heard)
+        spent = [(self.variant, max(0, own)), *((attempt.variant, attempt.tokens) for attempt in before)]
         cost = sum(cost_of(name, self.prompt_tokens, tokens, catalog) for name, tokens in spent)
         # A question about its own answer is nearly all reading.
-        return cost + sum(cost_of(attempt["variant"], attempt["checked"], 0, catalog) for attempt in attempts)
+        return cost + sum(cost_of(attempt.variant, attempt.checked, 0, catalog) for attempt in attempts)
 
     def as_row(self) -> dict[str, Any]:
         """JSON types only."""
-        return {name: value for name, value in self.__dict__.items() if name not in ("quotable", "rough_tokens")}
+        row = {name: value for name, value in self.__dict__.items() if name not in NO_COLUMNS}
+        # (Once, at the end: a request is routed two or three times, and this costs as much as all else here.)
+        return {**row, "trace": self.decision.as_dict() if self.decision else {}}
 
 
 def cost_of(variant: str | None, prompt_tokens: int, completion_tokens: int, catalog: Catalog) -> float:

@@ -25,7 +25,7 @@ from deployments.cache.seal import seal_named
 from deployments.contract import AUTO, ChatError, ChatRequest, RequestContext
 from deployments.ledger.journal import Journal
 from deployments.ledger.keeping import Keeping, salt_at
-from deployments.ledger.record import Progress, QueryRecord
+from deployments.ledger.record import QueryRecord
 from deployments.router.afterwards import Afterwards
 from deployments.router.answering import Answering, Committed
 from deployments.router.asked import Asked
@@ -33,6 +33,7 @@ from deployments.router.bandit import Bandit
 from deployments.router.breakers import Breakers
 from deployments.router.calibration import Calibration, CalibrationError, load_calibration, nothing
 from deployments.router.canary import CanaryRules
+from deployments.router.clerk import Clerk
 from deployments.router.conversations import Conversations, Turn
 from deployments.router.decision import Given, Item, Routed, RouteDecision
 from deployments.router.escalation import Judges
@@ -79,7 +80,6 @@ class Router:
         self._variants = Variants(profile, catalog, variants)
         self._seen_lookups = Lookups()
         self._journal = Journal(home().journal)
-        self._keeping = Keeping(profile.ledger.query_text, salt_at(home().salt))
         elsewhere = frozenset(name for name in profile.variants if catalog.variants[name].engine == "remote")
         self._meter = Meter(counters_of(profile, elsewhere))
         self._pace, self._breakers, self._conversations = Pace(), Breakers(), Conversations()
@@ -88,6 +88,8 @@ class Router:
         self._shared_flights = SharedFlights(connect(redis_url), seal) if profile.limits.routers > 1 else None
         self._afterwards = Afterwards(self._reader, self._pace, self._journal, catalog, self.chat)
         self._metrics = RouterMetrics()
+        keeping = Keeping(profile.ledger.query_text, salt_at(home().salt))
+        self._clerk = Clerk(profile, catalog, self._journal, keeping, self._meter, self._metrics)
         self._looking = asyncio.get_running_loop().create_task(self._look_round())
 
     async def reconfigure(self, config: Mapping[str, Any]) -> None:
@@ -132,16 +134,15 @@ class Router:
 
         Every request that gets here leaves a row in the Ledger, however it ends.
         """
-        record = QueryRecord.begin(request, context, self._keeping)
-        progress = Progress(context.received)
+        noted = self._clerk.begin(request, context)
+        record = noted.record
         try:
             resolve_model(request.model, self._profile, self._rules.routing)
             # Inner generators are closed with the outer, not when they are collected: a client that left must
             # free its slot at once.
             async with aclosing(self._answer(request, context, record)) as answer:
                 async for items in answer:
-                    for item in items:
-                        progress.see(item)
+                    noted.see(items)
                     yield items
         except ChatError as error:
             record.fail(error.status, error.message)
@@ -153,7 +154,7 @@ class Router:
             record.fail(500, repr(error))
             raise
         finally:
-            self._write_down(record, progress)
+            self._clerk.write_down(noted)
 
     async def _answer(
         self, request: ChatRequest, context: RequestContext, record: QueryRecord
@@ -337,16 +338,6 @@ class Router:
         self._breakers.answered(variant)
         if first and tokens:
             self._pace.note(variant, first, time.monotonic() - began, tokens)
-
-    def _write_down(self, record: QueryRecord, progress: Progress) -> None:
-        record.drew(self._meter.take(record.request_id), self._profile.ledger.electricity_usd_per_kwh)
-        record.finish(progress, self._catalog, self._profile.variants)
-        try:
-            self._journal.append(record.as_row())
-        except OSError:
-            # The answer counts for more than its row; what can be said of it goes to the log.
-            logger.exception("the journal took no row: %s", record.request_id)
-        self._metrics.ended(record)
 
     async def cache_outcomes(self) -> dict[str, Any]:
         """How lookups have ended since the start, and what the hits among them have saved."""

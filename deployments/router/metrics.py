@@ -11,6 +11,7 @@ from deployments.metrics import Gauge
 from deployments.router.decision import Attempt, RouteDecision
 
 SECONDS = [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300]
+WORK_SECONDS = [5e-5, 1e-4, 1.5e-4, 2e-4, 2.5e-4, 3e-4, 3.5e-4, 4e-4, 5e-4, 7e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.05]
 TOKEN_SECONDS = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2]
 
 
@@ -43,6 +44,12 @@ class RouterMetrics:
         self._cost = Counter("groupqwen_cost_usd", "What answers cost, at the catalog's prices.", ("variant",))
         self._saved = Counter("groupqwen_saved_usd", "What the largest variant would have cost more.")
         self._energy = Counter("groupqwen_energy_wh", "What machines drew for answers.", ("variant",))
+        self._work = Histogram(
+            "groupqwen_ledger_work_seconds",
+            "What a request's row takes of its time, from begin to end; by clock: wall, cpu.",
+            WORK_SECONDS,
+            ("clock",),
+        )
         self._resting = Gauge(
             "groupqwen_variant_resting", "1 for a variant that is left alone since it failed.", ("variant",)
         )
@@ -83,6 +90,11 @@ class RouterMetrics:
             if record.completion_tokens > 1:
                 further = (record.latency_ms - record.ttft_ms) / 1e3 / (record.completion_tokens - 1)
                 self._tpot.observe(max(0.0, further), tags)
+
+    def wrote(self, wall: float, cpu: float) -> None:
+        """A request's row is on its way, which took so many seconds."""
+        for clock, seconds in (("wall", wall), ("cpu", cpu)):
+            self._work.observe(seconds, {"clock": clock})
 
     def resting(self, variants: Iterable[str], those: Collection[str]) -> None:
         """Which of all are left alone."""
