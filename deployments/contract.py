@@ -17,6 +17,7 @@ from openai.types.chat import ChatCompletionChunk
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from configs.routing import DeviceClass, Preference
+from deployments.tracing.spans import Traced
 
 logger = logging.getLogger("ray.serve")
 
@@ -227,6 +228,8 @@ class RequestContext:
     """Whether it may leave the group's own machines, where a remote variant is served."""
     received: float = field(default_factory=time.time)
     """Unix time, seconds."""
+    trace: Traced | None = None
+    """Where its spans belong; None: it has none."""
 
     def numbered(self, n: int) -> RequestContext:
         """The context of one of several requests that came in one; the first keeps the id."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -43,6 +43,7 @@ from deployments.residency.machine import State
 from deployments.router.decision import Routed
 from deployments.serving import deployment, variant_of
 from deployments.timing import within
+from deployments.tracing.attributes import from_gateway
 from serve_app import answers, cache_routes, embeddings, key_routes, ledger_routes
 from serve_app.answers import AnswerResponse, AnswerStream, Item
 from serve_app.border import Border, KeyScheme, Rules, enforce
@@ -67,6 +68,7 @@ from serve_app.schemas import (
     Route,
     TextAnswer,
 )
+from serve_app.tracing import trace_by
 from serve_app.websocket import serve_socket
 
 PART_SECONDS = 2.0
@@ -128,6 +130,10 @@ class Gateway:
             )
         )
         serve_from(router=router, cache=cache, ledger=ledger)
+
+    async def reconfigure(self, config: Mapping[str, Any]) -> None:
+        """Whether requests are traced, from `user_config`: without a restart."""
+        trace_by(config.get("trace"))
 
     # -- answers -----------------------------------------------------------------------------------
 
@@ -252,7 +258,11 @@ class Gateway:
             raise engine_gone("auto")
         return chunks, routed
 
-    async def _items(self, chat: ChatRequest, context: RequestContext) -> AsyncGenerator[Item, None]:
+    def _items(self, chat: ChatRequest, context: RequestContext) -> AsyncGenerator[Item, None]:
+        """What answers a request, in a span where it is traced."""
+        return self._routed(chat, context) if context.trace is None else from_gateway(self._routed, chat, context)
+
+    async def _routed(self, chat: ChatRequest, context: RequestContext) -> AsyncGenerator[Item, None]:
         """The Router's items, its failures as `ChatError`. Where the Router died, the row of the ledger
         that it owed is written here."""
         if self._active >= self._limits.concurrent_requests:

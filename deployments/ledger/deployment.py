@@ -23,6 +23,7 @@ from deployments.ledger.journal import (
 )
 from deployments.ledger.reports import By, acts, request, usage
 from deployments.ledger.store import LedgerStore, Refused
+from deployments.logs import said_of, trace_of
 from deployments.serving import deployment
 
 logger = logging.getLogger("ray.serve")
@@ -72,7 +73,9 @@ class Drain:
             return await self._store.insert(rows)
         except Refused as error:
             if len(rows) == 1:
-                logger.error("a row was refused and is kept in %s: %s", REFUSED, error)
+                # (PostgreSQL quotes the row, which holds a question.)
+                reason = type(error.__cause__ or error).__name__
+                logger.error("a row was refused (%s) and is kept in %s", reason, REFUSED)
                 refuse(self._folder / REFUSED, rows[0], str(error))
                 self.refused += 1
                 return 0
@@ -105,8 +108,8 @@ class Ledger:
                 self._error = f"{type(error).__name__}: {error}"
                 pause = RETRY_SECONDS
             except Exception as error:
-                logger.exception("the Ledger could not drain the journal")
-                self._error = f"{type(error).__name__}: {error}"
+                logger.error("the Ledger could not drain the journal\n%s", trace_of(error))
+                self._error = said_of(error)
                 pause = RETRY_SECONDS
             self._lag.set(pending_bytes(self._folder))
             await asyncio.sleep(pause)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,6 +33,7 @@ from deployments.llamacpp.generation import (
     EngineFull,
     Finished,
     Generation,
+    NotEnforceable,
     Piece,
     ThinkingBudget,
 )
@@ -79,13 +80,22 @@ class LlamaCppChat:
             self.engine.context.load_adapter(name, adapter)
 
     async def chat(
-        self, request: ChatRequest, request_id: str, *, tenant: str = "", adapter: str | None = None
+        self,
+        request: ChatRequest,
+        request_id: str,
+        *,
+        tenant: str = "",
+        adapter: str | None = None,
+        taken_up: Callable[[], None] | None = None,
     ) -> AsyncGenerator[list[ChatCompletionChunk], None]:
         """Stream the answer to `tenant`, in lists of what is there at once; fairness is between tenants.
-        Raises `ChatError` before the first chunk where the request cannot be run."""
+        `taken_up` is called by another thread for each choice that need not wait any more. Raises `ChatError`
+        before the first chunk where the request cannot be run."""
         builder = ChunkBuilder(request_id, self.options.name)
         prompt, thinking_open = await self._prompt(request)
-        generation = self._generation(request, prompt, tenant, adapter)
+        generation = replace(
+            self._generation(request, prompt, tenant, adapter), request_id=request_id, taken_up=taken_up
+        )
         answers = [_Answer(self, request, builder, index, thinking_open) for index in range(request.n)]
         async with AsyncExitStack() as opened:
             try:
@@ -100,6 +110,9 @@ class LlamaCppChat:
                     yield chunks
             except EngineFull as full:
                 raise queue_full(full.retry_after) from full
+            except NotEnforceable as refused:
+                wanted = "response_format" if request.response_format else "tools"
+                raise invalid(f"This request cannot be enforced: {refused}.", param=wanted) from refused
             except EngineFailed as failed:
                 raise engine_gone(self.options.name) from failed
         done = [answer.finished for answer in answers if answer.finished]

@@ -29,6 +29,7 @@ from deployments.llamacpp.generation import (
     Finished,
     FinishReason,
     Generation,
+    NotEnforceable,
     Piece,
     Running,
     Stream,
@@ -38,7 +39,7 @@ from deployments.llamacpp.sampling import Sampler, token_logprob
 from deployments.llamacpp.text import TextAssembler
 from deployments.llamacpp.weights import Weights
 
-logger = logging.getLogger("groupqwen.llamacpp")
+logger = logging.getLogger("ray.serve.llamacpp")
 
 WORTH_WAITING_TOKENS = 64
 """A request waits for a running one that is computing at least this many tokens of its prompt."""
@@ -182,7 +183,8 @@ class Engine:
                     self._fail_all(EngineFailed(str(error)))
                 self._deliver()
         except Exception as error:
-            logger.exception("the step loop died")
+            answering = ", ".join(running.generation.request_id for running in self._running)
+            logger.exception("the step loop died while it answered %s", answering or "nobody")
             self._fail_all(EngineFailed(f"the engine's step loop died: {error}"))
         finally:
             with self._wake:
@@ -235,7 +237,7 @@ class Engine:
             try:
                 running.sampler = running.sampler or self._make_sampler(running)
             except ValueError as error:
-                self._emit(running, EngineFailed(str(error)))
+                self._emit(running, NotEnforceable(str(error)))
                 continue
             self._start(running, placement.slot, placement.source, placement.reused)
 
@@ -269,6 +271,8 @@ class Engine:
         if not running.completion:
             running.n_reused = reused
         running.admitted = next(self._clock)
+        if not running.started and running.generation.taken_up is not None:
+            running.generation.taken_up()
         running.started = running.started or time.monotonic()
         self._running.append(running)
 

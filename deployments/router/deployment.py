@@ -48,6 +48,8 @@ from deployments.router.shared_flights import SharedFlights
 from deployments.router.taking_over import going_on, the_rest
 from deployments.router.variants import Variants
 from deployments.serving import deployment
+from deployments.tracing.attributes import of_request, tell_route
+from deployments.tracing.spans import measured, step
 
 logger = logging.getLogger("ray.serve")
 
@@ -138,6 +140,8 @@ class Router:
         resolve_model(request.model, self._profile, self._rules.routing)
         record = QueryRecord.begin(request, context)
         progress = Progress(context.received)
+        own = step(context, "route")
+        context = own.within(context)
         try:
             # Inner generators are closed with the outer, not when they are collected: a client that left must
             # free its slot at once.
@@ -157,11 +161,13 @@ class Router:
             raise
         finally:
             self._write_down(record, progress)
+            with own:
+                tell_route(own, record, progress)
 
     async def _answer(
         self, request: ChatRequest, context: RequestContext, record: QueryRecord
     ) -> AsyncGenerator[list[Item], None]:
-        lookup = await self._reader.look_up(request, context)
+        lookup = await measured(context, "cache exact", self._reader.look_up(request, context))
         if lookup.exact_key is None or lookup.answer is not None or context.cache != "use":
             steps = self._found(request, context, lookup, record)
             async with aclosing(steps):
@@ -215,7 +221,8 @@ class Router:
         """The answer that the cache has, or a fresh one."""
         if lookup.answer is None:
             async with AsyncExitStack() as opened:
-                looking = asyncio.ensure_future(self._reader.similar(request, lookup))
+                similar = self._reader.similar(request, lookup)
+                looking = asyncio.ensure_future(measured(context, "cache similar", similar))
                 opened.callback(looking.cancel)
                 await asyncio.sleep(0)  # The cache reads the question while it is classified.
                 asking = await self._asking(request, context, lookup.embedding)
@@ -253,8 +260,10 @@ class Router:
 
     async def _asking(self, request: ChatRequest, context: RequestContext, embedding: bytes | None) -> Asking:
         """The decision, and all that an answer may need."""
-        found = await self._reader.classification(request, embedding)
+        found = await measured(context, "classify", self._reader.classification(request, embedding))
         last = self._conversations.last(request, context)
+        with step(context, "decide"):
+            decision = self._rules.decide(request, context, found, last)
         return Asking(
             rules=self._rules,
             generate=self._generate,
@@ -263,7 +272,7 @@ class Router:
             request=request,
             context=context,
             found=found,
-            decision=self._rules.decide(request, context, found, last),
+            decision=decision,
         )
 
     async def _fresh(
@@ -328,8 +337,9 @@ class Router:
     ) -> AsyncGenerator[list[ChatCompletionChunk], None]:
         """A variant's answer, timed."""
         began, first, tokens = time.monotonic(), 0.0, 0
-        with self._pace.asked(variant):
-            async with aclosing(self._variants.generate(variant, request, context)) as steps:
+        with self._pace.asked(variant), step(context, f"ask {variant}", "client") as own:
+            own.set(of_request(request, variant) if own else {})
+            async with aclosing(self._variants.generate(variant, request, own.within(context))) as steps:
                 async for chunks in steps:
                     if not first and any(map(has_content, chunks)):
                         first = time.monotonic() - began

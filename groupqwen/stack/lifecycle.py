@@ -25,6 +25,7 @@ from configs.machine import memory_mb
 from configs.planner import make_plans
 from configs.profile import load_profile
 from configs.routing import load_routing
+from configs.tracing import TraceRules
 from groupqwen.models import fetch_profile
 from groupqwen.stack import postgres, redis
 from groupqwen.stack.checks import check_home, check_machine, check_ports, ports_are_free
@@ -34,7 +35,7 @@ from groupqwen.stack.firewall import firewall, interface_of
 from groupqwen.stack.problem import StartProblem
 from groupqwen.stack.processes import end, marked, orphaned_agents, wait_until
 from groupqwen.stack.rollout import CanaryPlan, roll_out
-from groupqwen.stack.settings import LOOPBACK, Settings
+from groupqwen.stack.settings import LOOPBACK, LogLevel, Settings
 from groupqwen.stack.supervisor import Program, Supervisor, ray_program
 
 LOCK_SECONDS = 900.0
@@ -52,6 +53,9 @@ class Choices:
     listen: str | None = None
     port_offset: int = 0
     interface: str = LOOPBACK
+    log_level: LogLevel = "warning"
+    trace: dict[str, Any] | None = None
+    """`TraceRules`."""
 
 
 def settings_for(home: Home, choices: Choices) -> Settings:
@@ -67,6 +71,8 @@ def settings_for(home: Home, choices: Choices) -> Settings:
         ports=profile.ports.shifted(choices.port_offset),
         listen=choices.listen,
         interface=choices.interface,
+        log_level=choices.log_level,
+        trace=None if choices.trace is None else TraceRules.model_validate(choices.trace),
         redis_url=os.environ.get("GROUPQWEN_REDIS_URL") or None,
         database_url=os.environ.get("GROUPQWEN_DATABASE_URL") or None,
     )
