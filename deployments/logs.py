@@ -11,6 +11,7 @@ import asyncio
 import logging
 import traceback
 from collections.abc import Callable
+from copy import copy
 
 from deployments.contract import ChatError
 
@@ -70,7 +71,12 @@ class Discreet(logging.Filter):
             record.msg, record.args = "refused: %s", (said_of(error),)
             record.exc_info = record.exc_text = None
             return SERVE.isEnabledFor(logging.INFO)
-        private = self._in_request()
+        foreign = not _is_ours(record)
+        private = foreign or self._in_request()
+        if foreign:
+            # asyncio's first line says what happened; in brackets and below come arguments and results.
+            record.msg = record.getMessage().partition("\n")[0].partition("(")[0].rstrip()
+            record.args = None
         if error is not None:
             # (In a replica `print` is Serve's, which spoils a traceback that the formatter would make itself.)
             record.exc_text = trace_of(error) if private else "".join(traceback.format_exception(error))
@@ -80,12 +86,16 @@ class Discreet(logging.Filter):
 
 
 class ToServe(logging.Handler):
-    """What other libraries warn of (asyncio, OpenTelemetry, …) goes into the same file: Serve has only its own
-    logger write there, and prints all else at a level that is dropped."""
+    """What other libraries warn of (asyncio, OpenTelemetry …) goes into the same file, as far as it quotes nobody.
+    Serve has only its own logger write there, and prints all else at a level that is dropped."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        if SERVE.isEnabledFor(record.levelno) and not record.name.startswith(SERVE.name):
-            SERVE.handle(record)
+        if SERVE.isEnabledFor(record.levelno) and not _is_ours(record):
+            SERVE.handle(copy(record))
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    return f"{record.name}.".startswith(f"{SERVE.name}.")
 
 
 def install(in_request: Callable[[], bool]) -> None:

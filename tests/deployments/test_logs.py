@@ -108,14 +108,32 @@ def test_a_refusal_is_no_failure(lines: list[dict[str, object]]) -> None:
     ]
 
 
-def test_what_other_libraries_warn_of_is_written_too(lines: list[dict[str, object]]) -> None:
-    other = logging.getLogger("some.library")
-    other.propagate = False
-    handler = ToServe(logging.WARNING)
-    other.addHandler(handler)
-    try:
-        other.warning("a connection was lost: %s", ValueError(SECRET))
-        other.info("all is well")
-    finally:
-        other.removeHandler(handler)
-    assert [line["message"] for line in lines] == ["a connection was lost: ValueError"]
+@pytest.fixture()
+def other() -> Iterator[logging.Logger]:
+    """Another library's logger, as the root's handler would hear it."""
+    logger, handler = logging.getLogger("asyncio.of.a.test"), ToServe(logging.WARNING)
+    logger.propagate = False
+    logger.addHandler(handler)
+    yield logger
+    logger.removeHandler(handler)
+
+
+def test_what_other_libraries_warn_of_is_written_too(
+    lines: list[dict[str, object]], other: logging.Logger
+) -> None:
+    other.warning("%d connections were lost", 3)
+    other.info("all is well")
+    assert [line["message"] for line in lines] == ["3 connections were lost"]
+
+
+def test_what_other_libraries_quote_is_not(lines: list[dict[str, object]], other: logging.Logger) -> None:
+    """As asyncio does, of what its callbacks were given and its tasks have raised; in a request or not."""
+    logging.getLogger("ray.serve").filters = [Discreet(lambda: False)]
+    error = raised(ValueError(SECRET))
+    about = f"future: <Task finished exception={error!r}>"
+    other.error("Task exception was never retrieved\n%s", about, exc_info=error)
+    other.error("Exception in callback put_all(%r)", [SECRET])
+    assert SECRET not in json.dumps(lines)
+    messages = [line["message"] for line in lines]
+    assert messages == ["Task exception was never retrieved", "Exception in callback put_all"]
+    assert str(lines[0]["exc_text"]).endswith("ValueError")
