@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from configs.ledger import QueryText
 from configs.routing import DeviceClass, Preference
+from deployments.tracing.spans import Traced
 
 logger = logging.getLogger("ray.serve")
 
@@ -42,7 +43,9 @@ class ChatRequest(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     messages: list[dict[str, Any]] = Field(min_length=1, description="The conversation, oldest first.")
-    model: str | None = Field(None, description="A variant, an alias, or `auto` (also when absent).")
+    model: str | None = Field(
+        None, max_length=1000, description="A variant, an alias, or `auto` (also when absent)."
+    )
     stream: bool = Field(False, description="Answer with server-sent events.")
     stream_options: StreamOptions | None = Field(None, description="Options of a streamed answer.")
     max_tokens: int | None = Field(
@@ -163,7 +166,7 @@ class CompletionRequest(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     prompt: str | list[str] | list[int] | list[list[int]] = Field(description="Text, token ids, or a list.")
-    model: str | None = Field(None, description="A variant, an alias, or `auto`.")
+    model: str | None = Field(None, max_length=1000, description="A variant, an alias, or `auto`.")
     max_tokens: int | None = Field(16, ge=0, description="OpenAI's default is 16.")
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
@@ -240,15 +243,14 @@ class RequestContext:
     budget_used: float | None = None
     """The largest share (0 to 1 and beyond) that its key has used of a budget; None: it has none."""
     begin_within: float | None = None
-    """Seconds after it was received within which an answer must have begun; None: as routing.yaml says."""
+    """Seconds within which an answer must have begun: for the Router, after it was received, by its client's wish;
+    for a variant, from when it is asked. None: no such wish."""
+    thrift: bool = False
+    """Whether a rule about its key's budget is in force: what thrift was given is for nobody else."""
     received: float = field(default_factory=time.time)
     """Unix time, seconds."""
-
-    def left_to_begin(self) -> float | None:
-        """Seconds from now within which an answer must have begun. (A clock that was moved adds none.)"""
-        if self.begin_within is None:
-            return None
-        return min(self.begin_within, self.received + self.begin_within - time.time())
+    trace: Traced | None = None
+    """Where its spans belong; None: it has none."""
 
     def numbered(self, n: int) -> RequestContext:
         """The context of one of several requests that came in one; the first keeps the id."""

@@ -4,7 +4,8 @@ Ray binds each replica's server for calls between deployments to all interfaces,
 address is (2.60; it is authenticated by Ray's token, but need not be reachable at all). Importing this
 module in a replica, which happens when its class is unpacked and so before that server starts, puts it
 on the node's own address. A test looks at every listening socket of a running
-installation, so that a change in Ray cannot undo this unnoticed.
+installation, so that a change in Ray cannot undo this unnoticed. What a replica may write into its log
+(`logs.py`) is put in force in the same way.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ from pydantic import BaseModel
 from ray import serve
 from ray.serve._private import replica
 from ray.serve._private.config import DeploymentConfig
+from ray.serve.context import _get_serve_request_context
 from ray.serve.handle import DeploymentHandle
 
+from deployments.logs import install
 from deployments.residency import RESIDENCY
 
 _add_port = replica.add_port_to_grpc_server
@@ -33,6 +36,7 @@ def _add_port_on_node(server: Any, address: str) -> Any:
 
 
 replica.add_port_to_grpc_server = _add_port_on_node
+install(lambda: bool(_get_serve_request_context().request_id))
 
 
 def on_node(cls: type) -> type:

@@ -22,10 +22,13 @@ from configs.profile import load_profile, profile_names
 from groupqwen import __version__, caches, keys, routers
 from groupqwen.client import ask_first_question, endpoint_and_key, get, print_answer, print_route
 from groupqwen.downloads import DownloadError, is_ready
+from groupqwen.logs import logs
 from groupqwen.models import fetch_profile
 from groupqwen.plans import show_plan
 from groupqwen.stack.problem import StartProblem
-from groupqwen.usage import trace, usage
+from groupqwen.stack.settings import LogLevel, trace_choice
+from groupqwen.usage import trace as trace_request
+from groupqwen.usage import usage
 
 app = typer.Typer(
     name="groupqwen",
@@ -39,7 +42,8 @@ app.add_typer(routers.app, name="router")
 app.add_typer(keys.app, name="keys")
 app.add_typer(caches.app, name="cache")
 app.command()(usage)
-app.command()(trace)
+app.command("trace")(trace_request)
+app.command()(logs)
 console = Console()
 errors = Console(stderr=True)
 
@@ -49,6 +53,18 @@ ProfileOption = Annotated[
 CatalogOption = Annotated[
     Path | None, typer.Option("--catalog", help="A catalog of your own, in place of configs/models.yaml.")
 ]
+LogLevelOption = Annotated[
+    LogLevel, typer.Option(envvar="GROUPQWEN_LOG_LEVEL", help="What goes into the logs: see `groupqwen logs`.")
+]
+TraceOption = Annotated[
+    str,
+    typer.Option(
+        envvar="GROUPQWEN_TRACE",
+        help="OpenTelemetry spans of requests: `file` (beside the logs), or the URL of an OTLP/HTTP collector.",
+    ),
+]
+TraceShareOption = Annotated[float, typer.Option(min=0.0001, max=1, help="Of all requests that are traced.")]
+TraceWordsOption = Annotated[bool, typer.Option(help="Also questions and answers, in the spans.")]
 
 
 @app.command()
@@ -68,6 +84,10 @@ def up(
             help="This machine's address for others of the group, say its Tailscale one; see `groupqwen join`."
         ),
     ] = "127.0.0.1",
+    log_level: LogLevelOption = "warning",
+    trace: TraceOption = "off",
+    trace_share: TraceShareOption = 1.0,
+    trace_words: TraceWordsOption = False,
     ask: Annotated[bool, typer.Option(help="Ask one question at the end.")] = True,
 ) -> None:
     """Start everything, wait until it answers, ask one question. Safe to run again at any time."""
@@ -75,7 +95,8 @@ def up(
     from groupqwen.stack.lifecycle import up as bring_up
 
     started = time.monotonic()
-    choices = Choices(_wherever(profile), _wherever(catalog), listen, port_offset, interface)
+    traced = trace_choice(trace, trace_share, trace_words)
+    choices = Choices(_wherever(profile), _wherever(catalog), listen, port_offset, interface, log_level, traced)
     settings = settings_for(home(), choices)
     credentials = bring_up(settings, choices, console)
     console.print(f"Ready in {time.monotonic() - started:.0f} s.")
@@ -102,6 +123,10 @@ def deploy(
         typer.Option(help="Give new versions of variants this share of their requests first, say 10%."),
     ] = None,
     watch: Annotated[float, typer.Option(min=1, help="Seconds for which a canary is watched.")] = 60,
+    log_level: Annotated[LogLevel | None, typer.Option(help="Unset: as before.")] = None,
+    trace: Annotated[str | None, typer.Option(help="As of `up`, or `off`; unset: as before.")] = None,
+    trace_share: TraceShareOption = 1.0,
+    trace_words: TraceWordsOption = False,
 ) -> None:
     """Bring changed configuration or code into service: no request is lost, and what fails is taken back.
 
@@ -116,6 +141,8 @@ def deploy(
     if now is None:
         raise StartProblem("nothing has been started here yet: run `bash scripts/up.sh`")
     choices = replace(now, profile=_wherever(profile) or now.profile, catalog=_wherever(catalog) or now.catalog)
+    traced = now.trace if trace is None else trace_choice(trace, trace_share, trace_words)
+    choices = replace(choices, log_level=log_level or now.log_level, trace=traced)
     plan = CanaryPlan(_share(canary), watch) if canary is not None else None
     started = time.monotonic()
     told = change(settings_for(home(), choices), choices, plan, console)
@@ -214,13 +241,17 @@ def invite() -> None:
 
 @app.command()
 def status() -> None:
-    """What runs, how it is, and how to reach it."""
+    """What runs, how it is, and how to reach it. Ends with 1 where no question would be answered."""
     endpoint, key = endpoint_and_key()
     health = get(endpoint, key, "/health", accept=(200, 503)).json()
     table = Table("part", "state", "details", title=f"GroupQwen: {health['status']}", expand=False)
     for part, state in (health.get("parts") or {}).items():
         if part != "variants":
-            details = ", ".join(f"{k}={v}" for k, v in state.items() if k != "ok" and v not in (None, 0))
+            said = {name: value for name, value in state.items() if name not in ("ok", "last_error") and value}
+            details = ", ".join(f"{name}={value}" for name, value in said.items())
+            if last := state.get("last_error"):
+                at = time.strftime("%H:%M:%S", time.localtime(last["at"]))
+                details += f"{', ' if details else ''}last error at {at}: {last['error']}"
             table.add_row(part, "ok" if state["ok"] else "[red]away[/red]", details)
     for model in get(endpoint, key, "/models").json()["data"][1:]:
         live = model["status"]
@@ -229,6 +260,8 @@ def status() -> None:
         table.add_row(model["id"], live["state"], details)
     console.print(table)
     console.print(f"Endpoint  {endpoint}\nAPI key   {key}")
+    if health["status"] == "down":
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -85,6 +85,7 @@ def api_reference() -> str:
         "| `x-groupqwen-device` | `server`, `macbook` or `mobile`: how large a variant may answer; unset: the "
         "machine of the group that it comes from, else `server` |",
         "| `x-groupqwen-session` | a conversation's name, for the ledger |",
+        "| `traceparent` | W3C's: whose child this request's spans are, where the owner has it traced |",
     ]
     for path, methods in document["paths"].items():
         for method, operation in methods.items():

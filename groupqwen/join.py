@@ -134,6 +134,7 @@ def _stay(
                     stdout=out,
                     stderr=out,
                     start_new_session=True,
+                    umask=0o077,
                 )
             console.print(f"Joined {address} as {device}, at {interface}. Ctrl-C leaves.")
             running.wait()

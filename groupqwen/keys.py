@@ -154,9 +154,9 @@ def limits(
         "alert_at": alert_at,
     }
     wanted = {name: value or None for name, value in said.items() if value is not None}
-    now = replace(KeyLimits() if none else found.limits, **wanted)  # type: ignore[arg-type]
-    if now != found.limits:
-        _change(key, limits=now)
+    changed = {**(asdict(KeyLimits()) if none else {}), **wanted}
+    _change(key, limits=changed)
+    now = replace(found.limits, **changed)
     table = Table(show_header=False, box=None)
     for name, value in asdict(now).items():
         table.add_row(name.replace("_", " "), "no limit" if value is None else f"{value:g}")

@@ -19,26 +19,24 @@ from configs.catalog import Catalog
 from configs.home import home
 from configs.profile import Profile
 from deployments.budgets.book import Standing
-from deployments.budgets.budgets import Budgets, Held, used
+from deployments.budgets.budgets import LOOK_SECONDS, Budgets, Held, used
+from deployments.budgets.estimate import most_of
 from deployments.budgets.limits import Amount, KeyLimits, Period
 from deployments.budgets.shared import SharedBooks
 from deployments.cache.exact_store import connect
-from deployments.classifier.rules import CHARS_PER_TOKEN, rough_tokens
 from deployments.contract import ChatError, ChatRequest, RequestContext, engine_gone, queue_full
 from deployments.ledger.journal import Journal
 from deployments.ledger.keeping import Keeping, salt_at
 from deployments.ledger.opinions import audit_row
-from deployments.ledger.record import Progress, QueryRecord, cost_of
+from deployments.ledger.record import Progress, QueryRecord
 from deployments.metrics import Gauge
+from deployments.repeating import repeat
 from deployments.router.decision import HITS, Routed
 from deployments.timing import within
 from serve_app.keys import KeyRing
 from serve_app.parts import GONE
 
 logger = logging.getLogger("ray.serve")
-
-USUAL_MOST = 1024
-"""Tokens that are held for an answer whose request sets no limit."""
 
 FLUSH_SECONDS = 5.0
 
@@ -76,19 +74,19 @@ class Admission:
         self._budgets = Budgets(SharedBooks(connect(redis_url)), self._spent_since, self._alert)
         self._active, self.draining, self._idle = 0, False, asyncio.Event()
         self._idle.set()
-        self._journal: Journal | None = None
+        self._journal = Journal(home().journal)
         self._refused = Counter("groupqwen_refused", "Requests that were refused, by what.", ("cause",))
         self._used = Gauge("groupqwen_budget_used_ratio", "Share of a budget that is spent.", ("key", "period"))
         self._told: dict[str, frozenset[Period]] = {}
         self._under_way = Gauge("groupqwen_requests_under_way", "Requests in the Gateway now.")
 
     async def watch(self) -> None:
-        """For ever: see `Budgets.watch`; what the gauges say of budgets; and rows that wait for a disk that was full
-        are written."""
+        """For ever: see `Budgets.look_round`; what the gauges say of budgets; and rows that wait for room on the
+        disk are written."""
         await asyncio.gather(
             repeat(self._budgets.look_round, LOOK_SECONDS),
             repeat(self._flush, FLUSH_SECONDS),
-            self._keep_telling(),
+            repeat(self._tell_all, STANDING_SECONDS),
         )
 
     @asynccontextmanager
@@ -96,7 +94,7 @@ class Admission:
         """A place and an allowance for a request. Raises a 429 `ChatError`, and leaves a row of it."""
         admitted = Admitted(context, None, Progress(context.received))
         limits = self._keys.limits(context.key_id)
-        most = most_of(chat, context.variants or tuple(self._profile.variants), self._catalog)
+        most = most_of(chat, context.variants, self._profile, self._catalog)
         asked = False
         try:
             async with self._place(), self._held(context, limits, most) as held:
@@ -117,9 +115,10 @@ class Admission:
     async def count(self, key_id: str, request_id: str, tokens: float) -> AsyncIterator[None]:
         """An allowance for what costs no dollars. Raises a 429 `ChatError`."""
         limits = self._keys.limits(key_id)
-        async with self._budgets.hold(key_id, request_id, limits, Amount(tokens, 0.0)) as held:
+        asked = Amount(tokens, 0.0)
+        async with self._place(), self._budgets.hold(key_id, request_id, limits, asked) as held:
             yield
-            held.took = Amount(tokens, 0.0)
+            held.took = asked
 
     def refused(self, chat: ChatRequest, admitted: Admitted, error: ChatError) -> None:
         """Write down what no Router has heard of, or what it died of."""
@@ -131,8 +130,11 @@ class Admission:
 
     def append(self, row: dict[str, Any]) -> None:
         """A row for the Ledger. Raises `OSError`."""
-        self._journal = self._journal or Journal(home().journal)
         self._journal.append(row)
+
+    async def _flush(self) -> None:
+        with suppress(OSError):  # (The disk is still full.)
+            self._journal.flush()
 
     async def standing(self, key_id: str) -> tuple[KeyLimits, Standing]:
         """What a key may ask and spend, and what is left of it."""
@@ -177,15 +179,10 @@ class Admission:
         for period, share in shares.items():
             self._used.set(share, {"key": key_id, "period": period})
 
-    async def _keep_telling(self) -> None:
-        while True:
-            await asyncio.sleep(STANDING_SECONDS)
-            for key_id in [key_id for key_id, periods in self._told.items() if periods]:
-                try:
-                    limits, standing = await self.standing(key_id)
-                    self._tell(key_id, used(standing, limits))
-                except Exception:
-                    logger.exception("nobody knows how %s stands", key_id)
+    async def _tell_all(self) -> None:
+        for key_id in [key_id for key_id, periods in self._told.items() if periods]:
+            limits, standing = await self.standing(key_id)
+            self._tell(key_id, used(standing, limits))
 
     def _took(self, chat: ChatRequest, admitted: Admitted) -> Amount:
         """What it took, as far as it can be seen from here: what variants have said in vain, the Ledger knows."""
@@ -249,13 +246,6 @@ def shutting_down() -> ChatError:
         code="shutting_down",
         retry_after=10.0,
     )
-
-
-def most_of(chat: ChatRequest, variants: tuple[str, ...], catalog: Catalog) -> Amount:
-    """What a request may take at most: by the dearest that may answer it."""
-    read = rough_tokens(chat.messages) + sum(len(str(tool)) for tool in chat.tools or ()) // CHARS_PER_TOKEN
-    said = (USUAL_MOST if chat.token_limit is None else chat.token_limit) * chat.n
-    return Amount(read + said, max((cost_of(name, read, said, catalog) for name in variants), default=0.0))
 
 
 def _within(context: RequestContext, limits: KeyLimits, standing: Standing) -> RequestContext:

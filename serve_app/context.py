@@ -10,6 +10,7 @@ from starlette.requests import HTTPConnection, Request
 from configs.routing import PREFERENCES, DeviceClass, Preference
 from deployments.contract import OWN, RequestContext, invalid
 from serve_app.keys import ApiKey
+from serve_app.tracing import traced
 
 DEVICES = ("server", "macbook", "mobile")
 
@@ -19,7 +20,8 @@ def request_context(connection: HTTPConnection) -> RequestContext:
     `x-groupqwen-session`, `x-groupqwen-preference` (economy, balanced, best), `x-groupqwen-max-cost` (US dollars
     of the answer), `x-groupqwen-begin-within` (seconds until its first token; what cannot begin by then is
     refused), `x-groupqwen-remote: never` (nothing leaves the group's own machines), and `cache-control`
-    (`no-cache` asks anew and stores, `no-store` leaves the cache alone)."""
+    (`no-cache` asks anew and stores, `no-store` leaves the cache alone); `traceparent` is whose child its spans
+    are, where it is traced."""
     headers = connection.headers
     key: ApiKey = connection.state.key
     device = headers.get("x-groupqwen-device", "").lower() or connection.state.device
@@ -37,6 +39,7 @@ def request_context(connection: HTTPConnection) -> RequestContext:
         begin_within=_seconds(headers.get("x-groupqwen-begin-within")),
         variants=key.variants,
         remote=key.remote and headers.get("x-groupqwen-remote", "").strip().lower() != "never",
+        trace=traced(headers.get("traceparent")),
         cache="bypass" if "no-store" in control else "refresh" if "no-cache" in control else "use",
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -38,6 +38,8 @@ from deployments.contract import (
 from deployments.ledger.opinions import Feedback
 from deployments.residency import RESIDENCY
 from deployments.serving import deployment, variant_of
+from deployments.timing import together
+from deployments.tracing.attributes import from_gateway
 from serve_app import answers, budget_routes, cache_routes, drain_routes, embeddings, key_routes, ledger_routes
 from serve_app.admission import Admission, admit_by
 from serve_app.answers import AnswerResponse, AnswerStream, Item, Whole
@@ -66,6 +68,7 @@ from serve_app.schemas import (
     TextAnswer,
     also_streamed,
 )
+from serve_app.tracing import trace_by
 from serve_app.websocket import serve_socket
 
 # Serve pickles the class below while this module is still being imported: what its methods use must be
@@ -129,12 +132,16 @@ class Gateway:
         self._conditions = Conditions(router=router, cache=cache, ledger=ledger, residency=residency)
         serve_from(router=router, cache=cache, ledger=ledger)
 
+    async def reconfigure(self, config: Mapping[str, Any]) -> None:
+        """Whether requests are traced, from `user_config`: without a restart."""
+        trace_by(config.get("trace"))
+
     # -- answers -----------------------------------------------------------------------------------
 
     @api.post("/v1/chat/completions", response_model=None, responses=also_streamed(ChatAnswer))
     async def chat_completions(self, body: ChatRequest, request: Request) -> Response:
         """Answer a conversation. `model` is `auto`, a variant, or an alias; see `/v1/models`."""
-        body = await self.check(body)
+        self.check(body)
         context = request_context(request)
         if body.stream:
             include_usage = bool(body.stream_options and body.stream_options.include_usage)
@@ -162,9 +169,9 @@ class Gateway:
             return await self._stream(chats[0], context, include_usage=include_usage, text=True)
         # Each prompt is a request of its own to the Router, and so a row of its own in the ledger.
         contexts = [context.numbered(n) for n in range(len(chats))]
-        folded = await asyncio.gather(
-            *(self._whole(chat, each, request) for chat, each in zip(chats, contexts, strict=True))
-        )
+        at_once = self.keys.limits(context.key_id).concurrent or len(chats)
+        asked = [(self._whole, chat, each, request) for chat, each in zip(chats, contexts, strict=True)]
+        folded: list[Whole] = await together(asked, at_once)
         return JSONResponse(
             {
                 **text_body(body, [whole.chunks for whole in folded]),
@@ -246,11 +253,20 @@ class Gateway:
             raise engine_gone("auto")
         return whole
 
-    async def _items(self, chat: ChatRequest, context: RequestContext) -> AsyncGenerator[Item, None]:
+    def _items(self, chat: ChatRequest, context: RequestContext) -> AsyncGenerator[Item, None]:
+        """What answers a request, in a span where it is traced."""
+        return self._routed(chat, context) if context.trace is None else from_gateway(self._routed, chat, context)
+
+    async def _routed(self, chat: ChatRequest, context: RequestContext) -> AsyncGenerator[Item, None]:
         """How the key stands, where it is limited; then the Router's items, its failures as `ChatError`."""
         async with self._admission.admit(chat, context) as admitted:
             if admitted.standing is not None:
                 yield admitted.standing
+            try:
+                chat = await self._contents.checked(chat)
+            except ChatError as error:
+                self._admission.refused(chat, admitted, error)
+                raise
             items = self._chat.remote(chat, admitted.context)
             running = True
             try:
@@ -272,14 +288,13 @@ class Gateway:
                 if running:
                     items.cancel()
 
-    async def check(self, body: ChatRequest) -> ChatRequest:
-        """The conversation with its contents in one form. Raises a 400 or 413 for one beyond the limits."""
+    def check(self, body: ChatRequest) -> None:
+        """Raise a 400 for a conversation of too many messages."""
         if len(body.messages) > self._limits.messages:
             raise invalid(
                 f"messages holds {len(body.messages)} messages; the limit is {self._limits.messages}",
                 param="messages",
             )
-        return await self._contents.checked(body)
 
     # -- embeddings --------------------------------------------------------------------------------
 
@@ -354,8 +369,11 @@ class Gateway:
     async def route(self, body: ChatRequest, request: Request) -> Route:
         """The decision for a conversation, without an answer: which variant, and why the others were passed
         over. The cache is not asked."""
-        body = await self.check(body)
-        decision = await self._ask(self._router.route.remote(body, request_context(request)), "router")
+        self.check(body)
+        context = request_context(request)
+        async with self._admission.count(context.key_id, context.request_id, 0):
+            body = await self._contents.checked(body)
+            decision = await self._ask(self._router.route.remote(body, context), "router")
         return Route.model_validate(decision.as_dict())
 
     @api.post("/v1/feedback")
@@ -379,7 +397,8 @@ class Gateway:
         """Live (this process answers), ready (a question would be answered), and part by part."""
         found = await self._conditions.look(draining=self._admission.draining)
         response.status_code = 200 if found.ready else 503
-        return found if request.state.key is not None else found.model_copy(update={"parts": None})
+        key: ApiKey | None = request.state.key
+        return found if key is not None and "admin" in key.scopes else found.model_copy(update={"parts": None})
 
     @api.get("/v1/metrics", response_class=PlainTextResponse)
     async def metrics(self) -> Response:

@@ -129,8 +129,14 @@ def change(key_id: KeyId, body: ChangedKey, request: Request) -> Key:
     """Change what a key may do; it counts within a second. Who asks does not take the scope admin from itself."""
     if key_id == request.state.key.id and "admin" not in body.scopes and "scopes" in body.model_fields_set:
         raise invalid("A key does not take the scope admin from itself.", param="scopes")
-    if body.model_fields_set and not change_key(home().keys, key_id, **body.fields()):
-        raise _unknown(key_id)
+    changes = body.fields()
+    if "limits" in changes:
+        changes["limits"] = body.limits.model_dump(exclude_unset=True)
+    try:
+        if changes and not change_key(home().keys, key_id, **changes):
+            raise _unknown(key_id)
+    except LastAdmin:
+        raise invalid("Nobody would have the scope admin any more.", param="scopes") from None
     return _shown(_found(key_id))
 
 

@@ -11,6 +11,7 @@ import json
 import os
 import secrets
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -119,13 +120,15 @@ def rotate_key(path: Path, key_id: str) -> str | None:
     return secret if change_key(path, key_id, sha256=hash_key(secret)) else None
 
 
-def change_key(path: Path, key_id: str, **changes: Any) -> bool:
-    """What a key is from now on; whether there is such a key. Raises `LastAdmin`."""
+def change_key(path: Path, key_id: str, limits: Mapping[str, Any] | None = None, **changes: Any) -> bool:
+    """What a key is from now on; whether there is such a key. `limits`: those that change. Raises `LastAdmin`."""
     with _alone(path):
         keys = read_keys(path)
-        if all(key.id != key_id for key in keys):
+        found = next((key for key in keys if key.id == key_id), None)
+        if found is None:
             return False
-        changed = [replace(key, **changes) if key.id == key_id else key for key in keys]
+        now = replace(found, limits=replace(found.limits, **(limits or {})), **changes)
+        changed = [now if key is found else key for key in keys]
         if _admins(keys) and not _admins(changed):
             raise LastAdmin
         _write(path, changed)

@@ -292,7 +292,7 @@ class Forgotten(BaseModel):
 
 
 class Health(BaseModel):
-    """`ready`: a question would be answered. `parts` only for callers with a key."""
+    """`ready`: a question would be answered. `parts` only for keys with the scope admin."""
 
     status: Literal["ok", "degraded", "draining", "down"]
     live: bool

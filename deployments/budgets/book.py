@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from deployments.budgets.limits import PERIODS, Amount, KeyLimits, Period, period_end, period_name
+from deployments.budgets.limits import PERIODS, Amount, KeyLimits, Period, next_name, period_end, period_name
 
 Cause = Literal["concurrent", "requests", "tokens", "day", "week", "month"]
 
@@ -69,11 +69,22 @@ class Book:
     """The period's name, and US dollars."""
 
     def reserve(
-        self, request_id: str, most: Amount, limits: KeyLimits, now: float, *, forced: bool = False
+        self,
+        request_id: str,
+        most: Amount,
+        limits: KeyLimits,
+        now: float,
+        *,
+        forced: bool = False,
+        knowing: bool = False,
     ) -> Standing:
-        """Hold `most` for a request. `forced`: someone else has decided that it may."""
+        """Hold `most` for a request. `forced`: someone else has decided that it may. `knowing`: nothing is held
+        while it is not known what was spent."""
         self._end_leases(now)
         self._turn_over(now)
+        if knowing and any(period not in self.spent for period in limits.budgets):
+            return self._standing(limits, None, 0.0)
+        most = within_a_minute(most, limits)
         asked, read = limits.requests_per_minute, limits.tokens_per_minute
         if asked is not None:
             self.requests.fill(asked, now)
@@ -108,12 +119,16 @@ class Book:
             if period in self.spent:
                 self.spent[period] = (name, usd + took.usd)
 
-    def known(self, spent: Mapping[Period, float], now: float) -> None:
-        """At least so much was spent in the periods of now (US dollars), as someone else has counted."""
+    def known(self, spent: Mapping[Period, float], now: float, *, settled: bool = False) -> None:
+        """At least so much was spent in the periods of `now` (US dollars), as someone else has counted; where that
+        is not `settled`, what is still held here may be in it. (Of a period that is over by then nothing is
+        taken.)"""
         self._turn_over(now)
         for period, usd in spent.items():
-            name, counted = self.spent.get(period, (period_name(period, now), 0.0))
-            self.spent[period] = (name, max(usd, counted))
+            asked = period_name(period, now)
+            name, counted = self.spent.get(period, (asked, 0.0))
+            if name == asked:
+                self.spent[period] = (name, max(usd - (0.0 if settled else self.held_usd), counted, 0.0))
 
     @property
     def held_usd(self) -> float:
@@ -132,11 +147,8 @@ class Book:
         asked, read = limits.requests_per_minute, limits.tokens_per_minute
         if asked is not None and (self.requests.level or 0.0) < 1:
             return "requests", self.requests.wait(1, asked)
-        if read is not None:
-            # One that is larger than the whole bucket is served from a full one.
-            needed = min(most.tokens, read)
-            if (self.tokens.level or 0.0) < needed:
-                return "tokens", self.tokens.wait(needed, read)
+        if read is not None and (self.tokens.level or 0.0) < most.tokens:
+            return "tokens", self.tokens.wait(most.tokens, read)
         return None, 0.0
 
     def _standing(self, limits: KeyLimits, refused: Cause | None, wait: float) -> Standing:
@@ -162,9 +174,18 @@ class Book:
         }
 
     def _turn_over(self, now: float) -> None:
-        """What was spent in a period that is over counts no more. One that is still to come was begun by a clock
-        that was put back since: it goes on."""
-        for period, (name, _) in self.spent.items():
+        """What was spent in a period that is over counts no more. The next one was begun by a clock that was put
+        back since: it goes on. Of one that is further ahead nothing is believed."""
+        for period, (name, _) in list(self.spent.items()):
             current = period_name(period, now)
             if name < current:
                 self.spent[period] = (current, 0.0)
+            elif name > next_name(period, now):
+                del self.spent[period]
+
+
+def within_a_minute(most: Amount, limits: KeyLimits) -> Amount:
+    """No more tokens than a minute's worth: what is larger is served from a full bucket, and owes at its end what
+    it took beyond."""
+    read = limits.tokens_per_minute
+    return most if read is None else Amount(min(most.tokens, read), most.usd)

@@ -9,14 +9,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 from redis.exceptions import RedisError
 
-from deployments.budgets.book import LEASE_SECONDS, Book, Cause, Standing
+from deployments.budgets.book import BUSY_SECONDS, LEASE_SECONDS, Book, Cause, Standing
 from deployments.budgets.limits import PERIODS, Amount, KeyLimits, Period, period_begin
 from deployments.budgets.shared import SharedBooks
 from deployments.contract import ChatError
@@ -29,6 +30,11 @@ ANSWER_SECONDS = 0.5
 
 AWAY_SECONDS = 2.0
 """So long it is not asked again."""
+
+MOST_BEHIND = 10_000
+"""Requests of a key whose end Redis has not heard of; what they held there ends by itself."""
+
+LOOK_SECONDS = LEASE_SECONDS / 3
 
 RECKONING_SECONDS = 60.0
 """How often the books are held against the Ledger, which knows of costs that nobody has settled here: of requests
@@ -68,11 +74,11 @@ class Budgets:
         self._own: dict[str, Book] = {}
         self._under_way: dict[str, dict[str, Amount]] = {}
         """Of each key: request id → what it holds."""
-        self._behind: dict[str, list[str]] = {}
+        self._behind: dict[str, deque[str]] = {}
         """Keys of which Redis does not know everything, with the requests that it has not heard the end of."""
         self._limits: dict[str, KeyLimits] = {}
-        self._alerted: dict[tuple[str, Period], str] = {}
-        self._away_until = 0.0
+        self._alerted: dict[tuple[str, Period], tuple[str, float]] = {}
+        self._away_until, self._reckoned = 0.0, time.monotonic()
         self._pending: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
@@ -112,18 +118,16 @@ class Budgets:
             standing = book.standing(limits, now)
         return standing
 
-    async def watch(self) -> None:
-        """For ever: renew what is held, and hold the books of keys with budgets against the Ledger."""
-        reckoned = time.monotonic()
-        while True:
-            await asyncio.sleep(LEASE_SECONDS / 3)
-            for key_id in list(self._under_way):
-                await self.renew(key_id)
-            if time.monotonic() - reckoned >= RECKONING_SECONDS:
-                reckoned = time.monotonic()
-                for key_id, limits in list(self._limits.items()):
-                    if limits.budgets:
-                        await self.reckon(key_id)
+    async def look_round(self) -> None:
+        """Every `LOOK_SECONDS`: renew what is held, and sometimes hold the books of keys with budgets against the
+        Ledger."""
+        for key_id in list(self._under_way):
+            await self.renew(key_id)
+        if time.monotonic() - self._reckoned >= RECKONING_SECONDS:
+            self._reckoned = time.monotonic()
+            for key_id, limits in list(self._limits.items()):
+                if limits.budgets:
+                    await self.reckon(key_id)
 
     async def renew(self, key_id: str) -> None:
         """What one key holds goes on being held."""
@@ -133,21 +137,19 @@ class Budgets:
             try:
                 await self._reached(self._shared.renew(key_id, held, now))
             except AWAY:
-                self._behind.setdefault(key_id, [])
+                self._behind.setdefault(key_id, deque(maxlen=MOST_BEHIND))
 
     async def reckon(self, key_id: str) -> None:
-        """One key's. A row may be there before its request is settled, so what is held is taken off."""
+        """One key's. (A row may be there before its request is settled: what is held is taken off.)"""
         now = self._clock()
         told = await self._from_ledger(key_id, now)
         if told is None:
             return
-        held = self._book(key_id).held_usd
-        sure = {period: max(0.0, usd - held) for period, usd in told.items()}
-        self._book(key_id).known(sure, now)
+        self._book(key_id).known(told, now)
         try:
-            await self._reached(self._shared.known(key_id, sure, now))
+            await self._reached(self._shared.known(key_id, told, now))
         except AWAY:
-            self._behind.setdefault(key_id, [])
+            self._behind.setdefault(key_id, deque(maxlen=MOST_BEHIND))
 
     async def _reserve(self, key_id: str, request_id: str, limits: KeyLimits, most: Amount) -> Standing:
         self._limits[key_id] = limits
@@ -156,12 +158,12 @@ class Budgets:
             await self._catch_up(key_id, limits, now)
             standing = await self._ask(key_id, request_id, limits, most, now)
         except AWAY:
-            self._behind.setdefault(key_id, [])
+            self._behind.setdefault(key_id, deque(maxlen=MOST_BEHIND))
             if own.standing(limits, now).unknown and (known := await self._from_ledger(key_id, now)):
                 own.known(known, now)
             standing = own.reserve(request_id, most, limits, now)
         else:
-            own.known(standing.spent, now)
+            own.known(standing.spent, now, settled=True)
             if standing.refused is None:
                 own.reserve(request_id, most, limits, now, forced=True)
         if standing.refused is None:
@@ -173,30 +175,26 @@ class Budgets:
         ended = self._behind.get(key_id)
         if ended is None:
             return
-        while ended:
-            request_id = ended.pop()
-            try:
-                await self._reached(self._shared.settle(key_id, request_id, NOTHING, limits, now))
-            except AWAY:
-                ended.append(request_id)
-                raise
-        await self._reached(self._shared.known(key_id, _spent(self._book(key_id)), now))
+        if ended:
+            told = list(ended)
+            await self._reached(self._shared.release(key_id, told))
+            for request_id in told:
+                with suppress(ValueError):
+                    ended.remove(request_id)
+        await self._reached(self._shared.known(key_id, _spent(self._book(key_id)), now, settled=True))
         self._behind.pop(key_id, None)
 
     async def _ask(self, key_id: str, request_id: str, limits: KeyLimits, most: Amount, now: float) -> Standing:
         asked = key_id, request_id, most, limits, now
-        standing: Standing = await self._reached(self._shared.reserve(*asked))
+        standing: Standing = await self._reached(self._shared.reserve(*asked, knowing=True))
         if not standing.unknown:
             return standing
-        known = await self._from_ledger(key_id, now)
-        if known is None:
-            return standing
-        own = _spent(self._book(key_id))
-        known = {period: max(usd, own.get(period, 0.0)) for period, usd in known.items()}
-        await self._reached(self._shared.settle(key_id, request_id, NOTHING, limits, now))
-        await self._reached(self._shared.known(key_id, known, now))
+        told = await self._from_ledger(key_id, now)
+        if told is not None:
+            await self._reached(self._shared.known(key_id, told, now))
+        await self._reached(self._shared.known(key_id, _spent(self._book(key_id)), now, settled=True))
         again: Standing = await self._reached(self._shared.reserve(*asked))
-        return replace(again, unknown=())
+        return again
 
     async def _settle(self, key_id: str, request_id: str, limits: KeyLimits, took: Amount) -> None:
         now, own = self._clock(), self._book(key_id)
@@ -208,11 +206,11 @@ class Budgets:
         try:
             await self._reached(self._shared.settle(key_id, request_id, took, limits, now))
         except AWAY:
-            self._behind.setdefault(key_id, []).append(request_id)
+            self._behind.setdefault(key_id, deque(maxlen=MOST_BEHIND)).append(request_id)
         for period, budget in limits.budgets.items():
             name, spent = own.spent.get(period, ("", 0.0))
-            if spent >= limits.alert_at * budget and self._alerted.get((key_id, period)) != name:
-                self._alerted[key_id, period] = name
+            if spent >= limits.alert_at * budget and self._alerted.get((key_id, period)) != (name, budget):
+                self._alerted[key_id, period] = (name, budget)
                 self._alert(key_id, period, name, spent / budget if budget else 1.0)
 
     async def _from_ledger(self, key_id: str, now: float) -> Mapping[Period, float] | None:
@@ -264,8 +262,11 @@ def refusal(cause: Cause, retry_after: float, limits: KeyLimits) -> ChatError:
     }
     if cause in ("day", "week", "month"):
         budget = {"day": limits.usd_per_day, "week": limits.usd_per_week, "month": limits.usd_per_month}[cause]
-        message = f"This key may spend {budget:g} US dollars a {cause}, and has spent or holds them"
+        message = f"This key may spend {budget:g} US dollars a {cause}, and has spent them"
         code = "insufficient_quota"
+        if retry_after <= BUSY_SECONDS:
+            message = f"This key may spend {budget:g} US dollars a {cause}; those under way may cost what is left"
+            code = "budget_held"
     else:
         message, code = (
             said[cause],

@@ -62,6 +62,11 @@ def period_name(period: Period, at: float) -> str:
     return f"{year}-W{week:02}"
 
 
+def next_name(period: Period, at: float) -> str:
+    """Of the period after the one that holds a moment."""
+    return period_name(period, period_end(period, at))
+
+
 def period_begin(period: Period, at: float) -> float:
     """When it began (Unix seconds)."""
     day = datetime.fromtimestamp(at, UTC).replace(hour=0, minute=0, second=0, microsecond=0)

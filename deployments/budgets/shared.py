@@ -12,8 +12,8 @@ from typing import Any, cast
 
 from redis.asyncio import Redis
 
-from deployments.budgets.book import BUSY_SECONDS, LEASE_SECONDS, Book, Cause, Standing
-from deployments.budgets.limits import PERIODS, Amount, KeyLimits, Period, period_end, period_name
+from deployments.budgets.book import BUSY_SECONDS, LEASE_SECONDS, Book, Cause, Standing, within_a_minute
+from deployments.budgets.limits import PERIODS, Amount, KeyLimits, Period, next_name, period_end, period_name
 from deployments.cache.names import as_text
 
 _COMMON = """
@@ -29,6 +29,10 @@ local function spent_of(place)
     redis.call('HSET', book, period, current, period .. '_usd', '0')
     return 0
   end
+  if name > ARGV[5 + place] then
+    redis.call('HDEL', book, period, period .. '_usd')
+    return nil
+  end
   return tonumber(usd)
 end
 
@@ -42,6 +46,21 @@ local function keep(bucket, level)
   redis.call('HSET', book, bucket, string.format('%.17g', level), bucket .. '_at', ARGV[1])
 end
 
+local function held_now()
+  local held, count = 0, 0
+  local all = redis.call('HGETALL', leases)
+  for at = 1, #all, 2 do
+    local ends, _, costs = string.match(all[at + 1], '^(%S+) (%S+) (%S+)$')
+    ends = tonumber(ends)
+    if now < ends and ends <= now + 2 * lease then
+      held, count = held + tonumber(costs), count + 1
+    else
+      redis.call('HDEL', leases, all[at])
+    end
+  end
+  return held, count
+end
+
 local function text(number)
   if not number then return '' end
   return string.format('%.17g', number)
@@ -51,20 +70,15 @@ end
 RESERVE = (
     _COMMON
     + """
-local id, tokens, usd = ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8])
-local asked, read, concurrent = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
-local held, count = 0, 0
-local all = redis.call('HGETALL', leases)
-for at = 1, #all, 2 do
-  local ends, _, costs = string.match(all[at + 1], '^(%S+) (%S+) (%S+)$')
-  ends = tonumber(ends)
-  if now < ends and ends <= now + 2 * lease then
-    held, count = held + tonumber(costs), count + 1
-  else
-    redis.call('HDEL', leases, all[at])
+local id, tokens, usd = ARGV[9], tonumber(ARGV[10]), tonumber(ARGV[11])
+local asked, read, concurrent = tonumber(ARGV[12]), tonumber(ARGV[13]), tonumber(ARGV[14])
+local held, count = held_now()
+local spent = {spent_of(1), spent_of(2), spent_of(3)}
+if ARGV[22] == '1' then
+  for place = 1, 3 do
+    if tonumber(ARGV[15 + place]) and not spent[place] then return {'', '0', '', '', '', '', ''} end
   end
 end
-local spent = {spent_of(1), spent_of(2), spent_of(3)}
 local requests_left = asked and fill('requests', asked)
 local tokens_left = read and fill('tokens', read)
 if asked then keep('requests', requests_left) end
@@ -74,24 +88,21 @@ local refused, wait = '', 0
 local function refuse(why, seconds)
   if refused == '' then refused, wait = why, seconds end
 end
-if concurrent and count >= concurrent then refuse('concurrent', tonumber(ARGV[12])) end
+if concurrent and count >= concurrent then refuse('concurrent', tonumber(ARGV[15])) end
 for place = 1, 3 do
-  local budget = tonumber(ARGV[12 + place])
+  local budget = tonumber(ARGV[15 + place])
   if budget then
     local known = spent[place] or 0
-    if known >= budget then refuse(periods[place], tonumber(ARGV[15 + place]))
-    elseif count > 0 and known + held + usd > budget then refuse(periods[place], tonumber(ARGV[12])) end
+    if known >= budget then refuse(periods[place], tonumber(ARGV[18 + place]))
+    elseif count > 0 and known + held + usd > budget then refuse(periods[place], tonumber(ARGV[15])) end
   end
 end
 if asked and requests_left < 1 then refuse('requests', (1 - requests_left) * 60 / asked) end
-if read then
-  local needed = math.min(tokens, read)
-  if tokens_left < needed then refuse('tokens', (needed - tokens_left) * 60 / read) end
-end
+if read and tokens_left < tokens then refuse('tokens', (tokens - tokens_left) * 60 / read) end
 if refused == '' then
   if asked then requests_left = requests_left - 1; keep('requests', requests_left) end
   if read then tokens_left = tokens_left - tokens; keep('tokens', tokens_left) end
-  redis.call('HSET', leases, id, text(now + lease) .. ' ' .. ARGV[7] .. ' ' .. ARGV[8])
+  redis.call('HSET', leases, id, text(now + lease) .. ' ' .. ARGV[10] .. ' ' .. ARGV[11])
 end
 local told = {refused, text(wait), text(requests_left), text(tokens_left)}
 for place = 1, 3 do told[4 + place] = text(spent[place]) end
@@ -102,7 +113,7 @@ return told
 SETTLE = (
     _COMMON
     + """
-local id, tokens, usd, read = ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
+local id, tokens, read = ARGV[9], tonumber(ARGV[10]), tonumber(ARGV[12])
 local held = redis.call('HGET', leases, id)
 redis.call('HDEL', leases, id)
 if read then
@@ -110,7 +121,7 @@ if read then
   keep('tokens', math.min(read, fill('tokens', read) + back - tokens))
 end
 for place = 1, 3 do
-  if spent_of(place) then redis.call('HINCRBYFLOAT', book, periods[place] .. '_usd', ARGV[8]) end
+  if spent_of(place) then redis.call('HINCRBYFLOAT', book, periods[place] .. '_usd', ARGV[11]) end
 end
 return 1
 """
@@ -119,13 +130,15 @@ return 1
 KNOWN = (
     _COMMON
     + """
+local held = ARGV[12] == '1' and 0 or held_now()
 for place = 1, 3 do
-  local usd = tonumber(ARGV[5 + place])
+  local usd = tonumber(ARGV[8 + place])
   if usd then
+    usd = math.max(0, usd - held)
     local known = spent_of(place)
     if not known then
       redis.call('HSET', book, periods[place], ARGV[2 + place], periods[place] .. '_usd', text(usd))
-    elseif usd > known then
+    elseif usd > known and redis.call('HGET', book, periods[place]) == ARGV[2 + place] then
       redis.call('HSET', book, periods[place] .. '_usd', text(usd))
     end
   end
@@ -135,18 +148,35 @@ return 1
 )
 
 
+RENEW = """
+for at = 1, #ARGV, 2 do
+  if redis.call('HEXISTS', KEYS[1], ARGV[at]) == 1 then redis.call('HSET', KEYS[1], ARGV[at], ARGV[at + 1]) end
+end
+return 1
+"""
+
+
 class SharedBooks:
     """The books of all keys, in one Redis. Methods raise `RedisError` where it is away."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._reserve, self._settle, self._known = (
-            redis.register_script(script) for script in (RESERVE, SETTLE, KNOWN)
+        self._reserve, self._settle, self._known, self._renew = (
+            redis.register_script(script) for script in (RESERVE, SETTLE, KNOWN, RENEW)
         )
 
-    async def reserve(self, key_id: str, request_id: str, most: Amount, limits: KeyLimits, now: float) -> Standing:
+    async def reserve(
+        self,
+        key_id: str,
+        request_id: str,
+        most: Amount,
+        limits: KeyLimits,
+        now: float,
+        *,
+        knowing: bool = False,
+    ) -> Standing:
         """As `Book.reserve`."""
-        budgets = limits.budgets
+        budgets, most = limits.budgets, within_a_minute(most, limits)
         told: list[bytes] = await self._reserve(
             keys=_keys(key_id),
             args=[
@@ -158,6 +188,7 @@ class SharedBooks:
                 BUSY_SECONDS,
                 *_given([budgets.get(period) for period in PERIODS]),
                 *(period_end(period, now) - now for period in PERIODS),
+                int(knowing),
             ],
         )
         refused, wait, requests, tokens, *spent = (one.decode() for one in told)
@@ -200,15 +231,19 @@ class SharedBooks:
     async def renew(self, key_id: str, held: Mapping[str, Amount], now: float) -> None:
         """As `Book.renew`."""
         ends = now + LEASE_SECONDS
-        kept: dict[Any, Any] = {
-            request_id: f"{ends!r} {most.tokens!r} {most.usd!r}" for request_id, most in held.items()
-        }
-        await self._redis.hset(_keys(key_id)[1], mapping=kept)
+        kept = [(name, f"{ends!r} {most.tokens!r} {most.usd!r}") for name, most in held.items()]
+        await self._renew(keys=_keys(key_id)[1:], args=[text for one in kept for text in one])
 
-    async def known(self, key_id: str, spent: Mapping[Period, float], now: float) -> None:
+    async def release(self, key_id: str, request_ids: Sequence[str]) -> None:
+        """These hold nothing any more."""
+        await self._redis.hdel(_keys(key_id)[1], *request_ids)
+
+    async def known(
+        self, key_id: str, spent: Mapping[Period, float], now: float, *, settled: bool = False
+    ) -> None:
         """As `Book.known`."""
         told = _given([spent.get(period) for period in PERIODS])
-        await self._known(keys=_keys(key_id), args=[*_now(now), *told])
+        await self._known(keys=_keys(key_id), args=[*_now(now), *told, int(settled)])
 
 
 def _keys(key_id: str) -> list[str]:
@@ -216,7 +251,8 @@ def _keys(key_id: str) -> list[str]:
 
 
 def _now(now: float) -> list[Any]:
-    return [repr(now), repr(LEASE_SECONDS), *(period_name(period, now) for period in PERIODS)]
+    names = [[name(period, now) for period in PERIODS] for name in (period_name, next_name)]
+    return [repr(now), repr(LEASE_SECONDS), *names[0], *names[1]]
 
 
 def _given(numbers: Sequence[float | None]) -> list[str]:

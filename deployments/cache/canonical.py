@@ -77,6 +77,7 @@ def cache_keys(request: ChatRequest, context: RequestContext, rules: CacheRules)
         "preference": context.preference,
         # (Nor what a variant has said that this key may not ask.)
         "variants": None if context.variants is None else sorted(context.variants),
+        **({"thrift": True} if context.thrift else {}),
     }
     exact = _digest({**surroundings, **fields})
     query = text_of(request.messages[-1].get("content"))

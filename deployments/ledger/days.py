@@ -14,6 +14,7 @@ import asyncpg
 logger = logging.getLogger("ray.serve")
 
 PARTITION = re.compile(r"queries_(\d{8})")
+FIRST_LOOK_SECONDS = 600.0
 CLOCK_TOLERANCE_SECONDS = 3600.0
 STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 """A clock that nobody moves, and that goes on while the machine sleeps."""
@@ -71,7 +72,8 @@ class Retention:
         """`steady`: seconds that nobody moves."""
         self._days, self._clock, self._steady = days, clock, steady
         self._offset = clock() - steady()
-        self._next = 0.0
+        # (Not at once: a machine that has just started may not know the time yet.)
+        self._next = steady() + FIRST_LOOK_SECONDS
 
     def first_kept(self) -> date | None:
         """The first day that stays, when it is time to look; else None."""

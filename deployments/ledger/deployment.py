@@ -27,6 +27,7 @@ from deployments.ledger.journal import (
 )
 from deployments.ledger.reports import By, acts, request, spent, usage
 from deployments.ledger.store import LedgerStore, Refused
+from deployments.logs import said_of, trace_of
 from deployments.metrics import Gauge
 from deployments.serving import deployment
 
@@ -77,7 +78,9 @@ class Drain:
             return await self._store.insert(rows)
         except Refused as error:
             if len(rows) == 1:
-                logger.error("a row was refused and is kept in %s: %s", REFUSED, error)
+                # (PostgreSQL quotes the row, which holds a question.)
+                reason = type(error.__cause__ or error).__name__
+                logger.error("a row was refused (%s) and is kept in %s", reason, REFUSED)
                 refuse(self._folder / REFUSED, rows[0], str(error))
                 self.refused += 1
                 return 0
@@ -116,8 +119,8 @@ class Ledger:
                 self._error = self._last_error.note(error)
                 pause = RETRY_SECONDS
             except Exception as error:
-                logger.exception("the Ledger could not drain the journal")
-                self._error = self._last_error.note(error)
+                logger.error("the Ledger could not drain the journal\n%s", trace_of(error))
+                self._error = self._last_error.note(said_of(error))
                 pause = RETRY_SECONDS
             self._tell()
             await asyncio.sleep(pause)

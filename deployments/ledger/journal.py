@@ -18,6 +18,7 @@ import time
 import zlib
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,10 @@ class Journal:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._file = self._open()
+        self._file: int | None = None
         self._written = 0
+        with suppress(OSError):  # (A disk that is full keeps nobody from starting: the first row tries again.)
+            self._file = self._open()
         self._waiting: deque[bytes] = deque()
 
     def _open(self) -> int:
@@ -74,9 +77,10 @@ class Journal:
             self._waiting.popleft()
 
     def _write(self, line: bytes) -> None:
-        if self._written + len(line) > ROTATE_BYTES:
+        if self._file is None or self._written + len(line) > ROTATE_BYTES:
             full, self._file, self._written = self._file, self._open(), 0
-            os.close(full)
+            if full is not None:
+                os.close(full)
         if os.write(self._file, line) != len(line):
             # (What the reader sees of it meanwhile has no end, and is left alone.)
             os.ftruncate(self._file, self._written)
@@ -84,7 +88,8 @@ class Journal:
         self._written += len(line)
 
     def close(self) -> None:
-        os.close(self._file)
+        if self._file is not None:
+            os.close(self._file)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ from configs.ledger import QueryText
 QUERY_CHARS = 500
 """How much of the question is kept."""
 
+SALT_BYTES = 32
+
 HASHED = "hmac:"
 """Where a hash begins."""
 
@@ -40,13 +42,19 @@ class Keeping:
 
 
 def salt_at(path: Path) -> bytes:
-    """The salt in a file, which is made, for its owner only, where there is none."""
+    """The salt in a file, which is made, for its owner only, where there is none. Raises `ValueError` where it was
+    cut."""
     try:
-        return path.read_bytes()
+        salt = path.read_bytes()
+        if len(salt) < SALT_BYTES:
+            raise ValueError(f"{path} is damaged; put it back, or remove it to hash anew")
+        return salt
     except FileNotFoundError:
         staged = path.with_suffix(f".{secrets.token_hex(4)}")
         with open(os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(secrets.token_bytes(32))
+            file.write(secrets.token_bytes(SALT_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
         try:
             # Of several that make one at once, all take the first.
             os.link(staged, path)

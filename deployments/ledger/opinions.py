@@ -11,7 +11,7 @@ from openai.types import CompletionUsage
 from pydantic import BaseModel, ConfigDict, Field
 
 from configs.catalog import Catalog
-from deployments.ledger.record import cost_of
+from deployments.ledger.prices import cost_of
 
 Rating = Literal["up", "down", "regenerate"]
 COLUMNS = {

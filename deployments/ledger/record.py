@@ -11,15 +11,20 @@ from openai.types import CompletionUsage
 from openai.types.chat import ChatCompletionChunk
 
 from configs.catalog import Catalog
-from deployments.classifier.rules import last_user_text, rough_tokens
+from deployments.budgets.estimate import prompt_tokens
+from deployments.classifier.rules import last_user_text
 from deployments.contract import ChatRequest, RequestContext
 from deployments.ledger.keeping import QUERY_CHARS, Keeping
+from deployments.ledger.prices import cost_of
 from deployments.router.decision import HITS, CacheOutcome, RouteDecision
+
+MODEL_CHARS = 200
+"""How much of the name is kept that was asked for."""
 
 LONGEST_WAY_SECONDS = 60.0
 """From the Gateway to here: what is longer is a clock that was moved."""
 
-NO_COLUMNS = frozenset({"decision", "quotable", "rough_tokens"})
+NO_COLUMNS = frozenset({"decision", "quotable", "request"})
 """Of a record, what is not in its row as it is."""
 
 
@@ -95,8 +100,8 @@ class QueryRecord:
     error: str | None = None
     quotable: bool = True
     """Whether what goes wrong may be kept in words."""
-    rough_tokens: int = 0
-    """Of the question, by its length."""
+    request: ChatRequest | None = None
+    """What was asked, while it is under way."""
 
     @classmethod
     def begin(cls, request: ChatRequest, context: RequestContext, keeping: Keeping) -> QueryRecord:
@@ -108,10 +113,10 @@ class QueryRecord:
             user=context.user or request.user,
             session=context.session,
             query=keeping.kept(last_user_text(request.messages), context.query_text),
-            requested=request.model or "auto",
+            requested=(request.model or "auto")[:MODEL_CHARS],
             device=context.device,
             quotable=keeping.policy(context.query_text) == "text",
-            rough_tokens=rough_tokens(request.messages),
+            request=request,
         )
 
     def route(
@@ -151,8 +156,8 @@ class QueryRecord:
             self.completion_tokens = progress.usage.completion_tokens
             details = progress.usage.prompt_tokens_details
             self.cached_tokens = (details.cached_tokens or 0) if details else 0
-        elif progress.pieces:
-            self.prompt_tokens, self.completion_tokens = self.rough_tokens, progress.pieces
+        elif progress.pieces and self.request is not None:
+            self.prompt_tokens, self.completion_tokens = prompt_tokens(self.request), progress.pieces
         if self.cache not in HITS:
             self.cost_usd = self._spent(catalog)
         others = (cost_of(name, self.prompt_tokens, self.completion_tokens, catalog) for name in served)
@@ -173,9 +178,3 @@ class QueryRecord:
         row = {name: value for name, value in self.__dict__.items() if name not in NO_COLUMNS}
         # (Once, at the end: a request is routed two or three times, and this costs as much as all else here.)
         return {**row, "trace": self.decision.as_dict() if self.decision else {}}
-
-
-def cost_of(variant: str | None, prompt_tokens: int, completion_tokens: int, catalog: Catalog) -> float:
-    """US dollars at the catalog's prices; nothing for one that it does not know."""
-    spec = catalog.variants.get(variant or "")
-    return (prompt_tokens * spec.price.input + completion_tokens * spec.price.output) / 1e6 if spec else 0.0

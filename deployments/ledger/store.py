@@ -119,6 +119,16 @@ class LedgerStore:
     async def insert(self, rows: Sequence[dict[str, Any]]) -> int:
         """Copy rows in, each to its table; those that are there already are left out. Returns how many were
         new. Raises `Refused` for a row that PostgreSQL will never take: then none of these is in."""
+        try:
+            return await self._inserted(rows)
+        except Refused as error:
+            if not isinstance(error.__cause__, asyncpg.CheckViolationError) or not self._days:
+                raise
+            # A day's partition may be gone that was there (another Ledger's retention, a restored copy).
+            self._days.clear()
+            return await self._inserted(rows)
+
+    async def _inserted(self, rows: Sequence[dict[str, Any]]) -> int:
         new = 0
         try:
             days = {day_of(row["at"]) for row in rows if row.get(TABLE, QUERIES) == QUERIES}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -34,6 +34,7 @@ from deployments.llamacpp.generation import (
     EngineFull,
     Finished,
     Generation,
+    NotEnforceable,
     Piece,
     ThinkingBudget,
 )
@@ -87,15 +88,20 @@ class LlamaCppChat:
         tenant: str = "",
         adapter: str | None = None,
         begin_within: float | None = None,
+        taken_up: Callable[[], None] | None = None,
     ) -> AsyncGenerator[list[ChatCompletionChunk], None]:
         """Stream the answer to `tenant`, in lists of what is there at once; fairness is between tenants.
-        `begin_within`: seconds from now until the first token. Raises `ChatError` before the first chunk where the
-        request cannot be run, and later where its turn does not come in time."""
+        `begin_within`: seconds from now until the first token. `taken_up` is called by another thread for each
+        choice that need not wait any more. Raises `ChatError` before the first chunk where the request cannot be
+        run, and later where its turn does not come in time."""
         builder = ChunkBuilder(request_id, self.options.name)
         prompt, thinking_open = await self._prompt(request)
-        generation = self._generation(request, prompt, tenant, adapter)
-        if begin_within is not None:
-            generation = replace(generation, begin_by=time.monotonic() + begin_within)
+        generation = replace(
+            self._generation(request, prompt, tenant, adapter),
+            request_id=request_id,
+            taken_up=taken_up,
+            begin_by=None if begin_within is None else time.monotonic() + begin_within,
+        )
         answers = [_Answer(self, request, builder, index, thinking_open) for index in range(request.n)]
         async with AsyncExitStack() as opened:
             try:
@@ -110,6 +116,9 @@ class LlamaCppChat:
                     yield chunks
             except EngineFull as full:
                 raise queue_full(full.retry_after) from full
+            except NotEnforceable as refused:
+                wanted = "response_format" if request.response_format else "tools"
+                raise invalid(f"This request cannot be enforced: {refused}.", param=wanted) from refused
             except EngineFailed as failed:
                 raise engine_gone(self.options.name) from failed
         done = [answer.finished for answer in answers if answer.finished]

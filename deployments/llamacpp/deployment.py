@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from functools import partial
@@ -78,10 +79,20 @@ class LlamaCppVariant(Resident):
     ) -> AsyncGenerator[list[ChatCompletionChunk], None]:
         chat = self._chat
         assert chat is not None
-        steps = chat.chat(request, context.request_id, tenant=context.key_id, begin_within=context.left_to_begin())
+        taken_up = None if context.trace is None else partial(self._note, context.request_id)
+        steps = chat.chat(
+            request,
+            context.request_id,
+            tenant=context.key_id,
+            begin_within=context.begin_within,
+            taken_up=taken_up,
+        )
         async with aclosing(steps):
             async for chunks in steps:
                 yield chunks
+
+    def _note(self, request_id: str) -> None:
+        self._taken_up.setdefault(request_id, time.time())
 
     async def _bring_in(self) -> None:
         self._chat = await asyncio.to_thread(self._make)

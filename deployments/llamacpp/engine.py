@@ -14,6 +14,7 @@ import itertools
 import logging
 import threading
 import time
+from collections import Counter
 from dataclasses import astuple, dataclass
 from typing import Literal
 
@@ -29,6 +30,7 @@ from deployments.llamacpp.generation import (
     Finished,
     FinishReason,
     Generation,
+    NotEnforceable,
     Piece,
     Running,
     Stream,
@@ -38,7 +40,7 @@ from deployments.llamacpp.sampling import Sampler, token_logprob
 from deployments.llamacpp.text import TextAssembler
 from deployments.llamacpp.weights import Weights
 
-logger = logging.getLogger("groupqwen.llamacpp")
+logger = logging.getLogger("ray.serve.llamacpp")
 
 WORTH_WAITING_TOKENS = 64
 """A request waits for a running one that is computing at least this many tokens of its prompt."""
@@ -106,6 +108,7 @@ class Engine:
         self._wake = threading.Condition()
         self._closing = False
         self._clock = itertools.count(1)
+        self._queued_of: Counter[str] = Counter()
         self._seconds_per_request, self._tokens_per_request = 1.0, 64.0
         self._outbox: list[tuple[Running, Event]] = []
         self._thread = threading.Thread(target=self._run, name="llamacpp-steps", daemon=True)
@@ -132,6 +135,7 @@ class Engine:
             if self.queued >= self.options.max_queue + self._free_places() or self._comes_too_late(generation):
                 raise EngineFull(self._expected_wait())
             self._inbox.append(running)
+            self._waits(running, +1)
             self._wake.notify()
         return Stream(running.events, lambda: self._withdraw(running))
 
@@ -158,11 +162,21 @@ class Engine:
         return max(1.0, rounds * self._seconds_per_request)
 
     def _comes_too_late(self, generation: Generation) -> bool:
-        """Whether its turn is likely to come when nobody waits for it any more."""
+        """Whether its turn is likely to come when nobody waits for it any more. (Tenants take turns: of each other
+        one, no more come before it than of its own.)"""
         if generation.begin_by is None or self.queued < self._free_places():
             return False
-        wait = (self.queued + 1) / self.options.parallel * self._seconds_per_request
+        own = self._queued_of[generation.tenant]
+        ahead = sum(min(count, own + 1) for count in self._queued_of.values())
+        wait = (ahead + 1) / self.options.parallel * self._seconds_per_request
         return time.monotonic() + wait > generation.begin_by
+
+    def _waits(self, running: Running, by: int) -> None:
+        """One more of its tenant waits, or one less. Called with the lock held."""
+        tenant = running.generation.tenant
+        self._queued_of[tenant] += by
+        if not self._queued_of[tenant]:
+            del self._queued_of[tenant]
 
     @property
     def alive(self) -> bool:
@@ -191,7 +205,8 @@ class Engine:
                     self._fail_all(EngineFailed(str(error)))
                 self._deliver()
         except Exception as error:
-            logger.exception("the step loop died")
+            answering = ", ".join(running.generation.request_id for running in self._running)
+            logger.exception("the step loop died while it answered %s", answering or "nobody")
             self._fail_all(EngineFailed(f"the engine's step loop died: {error}"))
         finally:
             with self._wake:
@@ -221,6 +236,7 @@ class Engine:
                     self._waiting.push(running.generation.tenant, running, due)
                 for running in [r for r in self._waiting if r.cancelled or r.is_late(now)]:
                     self._waiting.remove(running)
+                    self._waits(running, -1)
                     self._release(running)
                     if running.cancelled:
                         self.stats.cancelled += 1
@@ -252,10 +268,12 @@ class Engine:
             if worth_waiting(running.tokens, adapter, computing, placement.reused, WORTH_WAITING_TOKENS):
                 continue
             self._waiting.pop(tenant)
+            with self._wake:
+                self._waits(running, -1)
             try:
                 running.sampler = running.sampler or self._make_sampler(running)
             except ValueError as error:
-                self._emit(running, EngineFailed(str(error)))
+                self._emit(running, NotEnforceable(str(error)))
                 continue
             self._start(running, placement.slot, placement.source, placement.reused)
 
@@ -289,6 +307,8 @@ class Engine:
         if not running.completion:
             running.n_reused = reused
         running.admitted = next(self._clock)
+        if not running.started and running.generation.taken_up is not None:
+            running.generation.taken_up()
         running.started = running.started or time.monotonic()
         self._running.append(running)
 
@@ -363,6 +383,8 @@ class Engine:
         if youngest in group:
             group.remove(youngest)
         self._waiting.push_front(youngest.generation.tenant, youngest)
+        with self._wake:
+            self._waits(youngest, +1)
         return True
 
     def _sample(self, running: Running, row: int) -> None:

@@ -31,6 +31,10 @@ class EngineFailed(Exception):
     """The engine could not compute this request, or its thread has died."""
 
 
+class NotEnforceable(EngineFailed):
+    """It is the request that cannot be computed: no other engine would do better."""
+
+
 @dataclass(frozen=True)
 class Piece:
     """What one step added to an answer. `text` may be empty (half a character, a held stop string)."""
@@ -79,6 +83,10 @@ class Generation:
     thinking: ThinkingBudget | None = None
     begin_by: float | None = None
     """When its first token must have come (`time.monotonic`); one that cannot is refused."""
+    request_id: str = ""
+    """For the log."""
+    taken_up: Callable[[], None] | None = None
+    """Called by the engine's thread when the request waits no longer."""
 
 
 class Stream:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import llama_cpp
 
-logger = logging.getLogger("groupqwen.llamacpp")
+logger = logging.getLogger("ray.serve.llamacpp")
 
 _LEVELS = {3: logging.WARNING, 4: logging.ERROR}  # ggml_log_level; 5 continues the line before
 
@@ -15,7 +18,23 @@ _LEVELS = {3: logging.WARNING, 4: logging.ERROR}  # ggml_log_level; 5 continues 
 @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
 def _forward(level: int, text: bytes, _user_data: ctypes.c_void_p) -> None:
     if level in _LEVELS:
-        logger.log(_LEVELS[level], text.decode("utf-8", "replace").rstrip())
+        said = text.decode("utf-8", "replace").rstrip()
+        # Of a grammar that it cannot read it quotes the text, which is a client's.
+        logger.log(_LEVELS[level], "%s", "a grammar cannot be read" if "grammar" in said else said)
+
+
+@contextmanager
+def unheard() -> Iterator[None]:
+    """Nothing written to the process's standard error gets out: for calls into llama.cpp that print what they were
+    given, past its log. (What another thread says in these microseconds is lost too.)"""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def quieten() -> None:

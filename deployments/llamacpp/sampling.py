@@ -15,6 +15,7 @@ import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
+from deployments.llamacpp.log import unheard
 from deployments.llamacpp.weights import Weights
 
 PENALTY_WINDOW = 256
@@ -66,7 +67,11 @@ class Sampler:
         self._n_vocab = weights.n_vocab
         self._grammar = None
         if options.grammar is not None:
-            self._grammar = llama_cpp.llama_sampler_init_grammar(weights.vocab, options.grammar.encode(), b"root")
+            # One that it cannot read it prints, and the names in it are a client's.
+            with unheard():
+                self._grammar = llama_cpp.llama_sampler_init_grammar(
+                    weights.vocab, options.grammar.encode(), b"root"
+                )
             if not self._grammar:
                 raise GrammarError("the grammar made from response_format or tools was refused")
         self._chain = _build_chain(weights, options)

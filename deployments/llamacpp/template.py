@@ -129,7 +129,8 @@ def _text(content: Any, index: int) -> str:
 
 
 def _with_object_arguments(call: Mapping[str, Any]) -> dict[str, Any]:
-    function = dict(call.get("function") or {})
+    given = call.get("function")
+    function = dict(given) if isinstance(given, Mapping) else {}
     arguments = function.get("arguments")
     if isinstance(arguments, str):
         try:

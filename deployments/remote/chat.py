@@ -102,7 +102,8 @@ class RemoteChat:
         try:
             event = json.loads(data)
             if isinstance(event, dict) and "error" in event:
-                logger.warning("remote variant %s: %s", self._name, str(event["error"])[:200])
+                # (What it says may quote the question.)
+                logger.warning("remote variant %s broke off with an error of its own", self._name)
                 raise engine_gone(self._name)
             ours = {"id": f"chatcmpl-{request_id}", "model": self._name}
             return ChatCompletionChunk.model_validate({**event, **ours})
@@ -116,7 +117,7 @@ class RemoteChat:
             message, code = str(error.get("message", ""))[:500], error.get("code")
         except (ValueError, KeyError, TypeError, AttributeError):
             message, code = said[:200].decode("utf-8", "replace"), None
-        logger.warning("remote variant %s answered %s: %s", self._name, status, message)
+        logger.warning("remote variant %s answered %s", self._name, status)
         if status == 429:
             return queue_full(5.0)
         if code == TOO_LONG:

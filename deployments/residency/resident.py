@@ -19,6 +19,7 @@ from configs.profile import ServedVariant
 from deployments.chunks import fold
 from deployments.contract import ChatError, ChatRequest, RequestContext, not_ready, queue_full
 from deployments.residency.gate import Gate, NotReady
+from deployments.tracing.attributes import answered
 
 
 class WarmUpFailed(RuntimeError):
@@ -42,6 +43,8 @@ class Resident(ABC):
         self._pinned = False
         self._coming: asyncio.Task[None] | None = None
         self._lock = asyncio.Lock()
+        self._taken_up: dict[str, float] = {}
+        """Of requests that are traced: when the engine took them up (Unix time), where it says so."""
 
     @abstractmethod
     async def _bring_in(self) -> None:
@@ -66,9 +69,12 @@ class Resident(ABC):
     ) -> AsyncIterator[list[ChatCompletionChunk]]:
         """The chat contract, in lists of what is there at once: fewer messages between processes."""
         # Closed with this generator, not when it is collected: a client that left must free its slot at once.
-        async with self._passage(), aclosing(self._answer(request, context)) as steps:
-            async for chunks in steps:
-                yield chunks
+        with answered(self._name, request, context, self._taken_up) as own:
+            async with self._passage(), aclosing(self._answer(request, own.within(context))) as steps:
+                own.let_in()
+                async for chunks in steps:
+                    own.see(chunks)
+                    yield chunks
 
     async def _warm_up(self, asked: WarmUp) -> None:
         """Ask it a question. Raises `WarmUpFailed` where what comes is no answer, or not the right one."""

@@ -18,7 +18,7 @@ from deployments.chunks import fold
 from deployments.contract import ChatError, ChatRequest, RequestContext
 from deployments.ledger.journal import Journal
 from deployments.ledger.opinions import shadow_row
-from deployments.ledger.record import cost_of
+from deployments.ledger.prices import cost_of
 from deployments.router.pace import Pace
 from deployments.router.plans import Asking
 from deployments.router.reader import GONE, Reader

@@ -10,6 +10,8 @@ from typing import Any
 LONGEST_SECONDS = 300.0
 """However often a variant has failed, it is tried again after so long."""
 
+MOST_COUNTED = 64
+
 TRIAL_SECONDS = 30.0
 """A trial that has not ended by then (its client may have left) makes room for another."""
 
@@ -35,7 +37,10 @@ class Breakers:
 
     def failed(self, variant: str, seconds: float, cause: str = "") -> None:
         """It rests, for so long at its first failure."""
-        failures = self._broken[variant].failures + 1 if variant in self._broken else 1
+        broken = self._broken.get(variant)
+        if broken is not None and self._clock() < broken.until:
+            return  # (Others that were under way when it failed: that is one failure.)
+        failures = 1 if broken is None else min(broken.failures + 1, MOST_COUNTED)
         rest = min(seconds * 2 ** (failures - 1), max(seconds, LONGEST_SECONDS))
         self._broken[variant] = _Breaker(failures, cause, self._clock() + rest)
 
@@ -44,6 +49,11 @@ class Breakers:
         broken = self._broken.get(variant)
         if broken is not None and self._clock() >= broken.until:
             broken.trial = self._clock()
+
+    def let_go(self, variant: str) -> None:
+        """A request to it has ended without an answer, and not by its fault: another may try it at once."""
+        if variant in self._broken:
+            self._broken[variant].trial = None
 
     def answered(self, variant: str) -> None:
         """It has given a whole answer."""

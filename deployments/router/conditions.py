@@ -13,6 +13,11 @@ READ_CHARS = 20_000
 """How much of a question the owner's expressions are held against."""
 
 
+def asks_for_thrift(when: Condition, context: RequestContext) -> bool:
+    """Whether it is about a budget, and this key's is used up so far."""
+    return when.budget_used is not None and (context.budget_used or 0.0) >= when.budget_used
+
+
 def holds(when: Condition, request: ChatRequest, context: RequestContext, found: Classification) -> bool:
     """Whether everything that a condition names is so."""
     named: tuple[tuple[Container[object], object], ...] = (
@@ -29,7 +34,7 @@ def holds(when: Condition, request: ChatRequest, context: RequestContext, found:
         and (when.min_tokens is None or found.context_tokens >= when.min_tokens)
         and (when.max_tokens is None or found.context_tokens <= when.max_tokens)
         and (when.max_chars is None or len(last_user_text(request.messages)) <= when.max_chars)
-        and (when.budget_used is None or (context.budget_used or 0.0) >= when.budget_used)
+        and (when.budget_used is None or asks_for_thrift(when, context))
         and (
             when.matches is None
             or re.search(when.matches, last_user_text(request.messages)[:READ_CHARS]) is not None

@@ -34,6 +34,7 @@ from deployments.router.breakers import Breakers
 from deployments.router.calibration import Calibration, CalibrationError, load_calibration, nothing
 from deployments.router.canary import CanaryRules
 from deployments.router.clerk import Clerk
+from deployments.router.conditions import asks_for_thrift
 from deployments.router.conversations import Conversations, Turn
 from deployments.router.decision import Given, Item, Routed, RouteDecision
 from deployments.router.escalation import Judges
@@ -52,6 +53,8 @@ from deployments.router.shared_flights import SharedFlights
 from deployments.router.taking_over import going_on, the_rest
 from deployments.router.variants import Variants
 from deployments.serving import deployment
+from deployments.tracing.attributes import of_request, tell_route
+from deployments.tracing.spans import measured, step
 
 logger = logging.getLogger("ray.serve")
 
@@ -136,6 +139,9 @@ class Router:
         """
         noted = self._clerk.begin(request, context)
         record = noted.record
+        own = step(context, "route")
+        thrift = any(asks_for_thrift(rule.when, context) for rule in self._rules.routing.rules)
+        context = replace(own.within(context), thrift=thrift)
         try:
             resolve_model(request.model, self._profile, self._rules.routing)
             # Inner generators are closed with the outer, not when they are collected: a client that left must
@@ -155,11 +161,13 @@ class Router:
             raise
         finally:
             self._clerk.write_down(noted)
+            with own:
+                tell_route(own, record, noted.progress)
 
     async def _answer(
         self, request: ChatRequest, context: RequestContext, record: QueryRecord
     ) -> AsyncGenerator[list[Item], None]:
-        lookup = await self._reader.look_up(request, context)
+        lookup = await measured(context, "cache exact", self._reader.look_up(request, context))
         if lookup.exact_key is None or lookup.answer is not None or context.cache != "use":
             steps = self._found(request, context, lookup, record)
             async with aclosing(steps):
@@ -167,14 +175,20 @@ class Router:
                     yield items
             return
         # (The limits that a request sets itself are no part of the answer, but of who may give it.)
-        key = (lookup.exact_key, request.stream, context.max_cost_usd, context.remote)
+        key = (lookup.exact_key, request.stream, context.max_cost_usd, context.remote, context.begin_within)
         flight = self._flights.join(key)
         joined = flight is not None
         if flight is None:
             flight = self._flights.start(key, self._once(key, request, context, lookup, record))
-        async with aclosing(flight.listen()) as heard:  # type: ignore[type-var]
+        routed: Routed | None = None
+        async with aclosing(flight.listen(pays=not joined)) as heard:  # type: ignore[type-var]
             async for items in heard:
+                routed = next((item for item in items if isinstance(item, Routed)), routed)
                 yield [self._shared(item, context, record) for item in items] if joined else items
+        if joined and routed is not None and flight.takes_over():
+            # Who has asked first has left, and paid for what was said until then at most.
+            record.route(routed.decision, routed.cache, routed.cache_distance)
+            yield [routed]
 
     def _once(
         self,
@@ -213,7 +227,8 @@ class Router:
         """The answer that the cache has, or a fresh one."""
         if lookup.answer is None:
             async with AsyncExitStack() as opened:
-                looking = asyncio.ensure_future(self._reader.similar(request, lookup))
+                similar = self._reader.similar(request, lookup)
+                looking = asyncio.ensure_future(measured(context, "cache similar", similar))
                 opened.callback(looking.cancel)
                 await asyncio.sleep(0)  # The cache reads the question while it is classified.
                 asking = await self._asking(request, context, lookup.embedding)
@@ -251,11 +266,10 @@ class Router:
 
     async def _asking(self, request: ChatRequest, context: RequestContext, embedding: bytes | None) -> Asking:
         """The decision, and all that an answer may need."""
-        found = await self._reader.classification(request, embedding)
-        if context.begin_within is None:
-            # Nobody waits longer anyway: who cannot begin by then need not be queued.
-            context = replace(context, begin_within=self._rules.routing.fallback.first_token_seconds)
+        found = await measured(context, "classify", self._reader.classification(request, embedding))
         last = self._conversations.last(request, context)
+        with step(context, "decide"):
+            decision = self._rules.decide(request, context, found, last)
         return Asking(
             rules=self._rules,
             generate=self._generate,
@@ -264,7 +278,7 @@ class Router:
             request=request,
             context=context,
             found=found,
-            decision=self._rules.decide(request, context, found, last),
+            decision=decision,
         )
 
     async def _fresh(
@@ -328,13 +342,22 @@ class Router:
         """A variant's answer, timed."""
         began, first, tokens = time.monotonic(), 0.0, 0
         self._breakers.asked(variant)
-        with self._pace.asked(variant), self._meter.running(variant, context.request_id):
-            async with aclosing(self._variants.generate(variant, request, context)) as steps:
-                async for chunks in steps:
-                    if not first and any(map(has_content, chunks)):
-                        first = time.monotonic() - began
-                    tokens = next((chunk.usage.completion_tokens for chunk in chunks if chunk.usage), tokens)
-                    yield chunks
+        with (
+            self._pace.asked(variant),
+            self._meter.running(variant, context.request_id),
+            step(context, f"ask {variant}", "client") as own,
+        ):
+            own.set(of_request(request, variant) if own else {})
+            try:
+                async with aclosing(self._variants.generate(variant, request, own.within(context))) as steps:
+                    async for chunks in steps:
+                        if not first and any(map(has_content, chunks)):
+                            first = time.monotonic() - began
+                        tokens = next((chunk.usage.completion_tokens for chunk in chunks if chunk.usage), tokens)
+                        yield chunks
+            except BaseException:
+                self._breakers.let_go(variant)
+                raise
         self._breakers.answered(variant)
         if first and tokens:
             self._pace.note(variant, first, time.monotonic() - began, tokens)
@@ -356,7 +379,7 @@ class Router:
 
     async def _look_round(self) -> None:
         while True:
-            self._metrics.resting(self._profile.variants, self._breakers.report())
+            self._metrics.resting({name: name in self._breakers for name in self._profile.variants})
             with suppress(OSError):  # (The disk is still full.)
                 self._journal.flush()
             await asyncio.sleep(TELLING_SECONDS)

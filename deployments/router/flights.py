@@ -25,6 +25,7 @@ class Flight(Generic[Item]):
         self._over = False
         self._failure: BaseException | None = None
         self._listeners = 0
+        self._unpaid = False
         # In a context of its own: Serve stops all that a request has asked for when its client leaves, and this is
         # not the first one's alone.
         self._task = asyncio.get_running_loop().create_task(self._fly(steps), context=contextvars.Context())
@@ -57,10 +58,16 @@ class Flight(Generic[Item]):
         self._news.set()
         self._news = asyncio.Event()
 
-    async def listen(self) -> AsyncIterator[Item]:
+    def takes_over(self) -> bool:
+        """Whether the one who should have paid has left, for the first that asks."""
+        unpaid, self._unpaid = self._unpaid, False
+        return unpaid
+
+    async def listen(self, *, pays: bool = False) -> AsyncIterator[Item]:
         """All of it, from the beginning. Raises what the answer raised. Once the last listener has left, the
-        answer is stopped."""
+        answer is stopped. `pays`: it is charged for the answer, if it stays."""
         self._listeners += 1
+        stays = False
         try:
             heard = 0
             while True:
@@ -70,10 +77,12 @@ class Flight(Generic[Item]):
                 if self._over:
                     break
                 await self._news.wait()
+            stays = True
             if self._failure is not None:
                 raise self._failure
         finally:
             self._listeners -= 1
+            self._unpaid = self._unpaid or (pays and not stays)
             if not self._listeners and not self._over:
                 # Closed to others at once; and whoever leaves waits until the variant has let go.
                 self._over = True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Mapping
 
 from ray.serve.metrics import Counter, Histogram
 
@@ -96,7 +96,7 @@ class RouterMetrics:
         for clock, seconds in (("wall", wall), ("cpu", cpu)):
             self._work.observe(seconds, {"clock": clock})
 
-    def resting(self, variants: Iterable[str], those: Collection[str]) -> None:
-        """Which of all are left alone."""
-        for variant in variants:
-            self._resting.set(float(variant in those), {"variant": variant})
+    def resting(self, rests: Mapping[str, bool]) -> None:
+        """Which variants are left alone now."""
+        for variant, so in rests.items():
+            self._resting.set(float(so), {"variant": variant})

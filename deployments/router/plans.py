@@ -3,6 +3,7 @@ Pure."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -87,7 +88,15 @@ class Asking:
             kwargs = {**request.chat_template_kwargs, "enable_thinking": True}
             request = request.model_copy(update={"chat_template_kwargs": kwargs})
         judged = self.judge(variant) is not None
-        return self.generate(variant, with_logprobs(request) if judged else request, self.context)
+        # Each variant that is asked in turn has the time anew, unless the client has said how long it waits.
+        within = self._fallback.first_token_seconds if self.context.begin_within is None else self._left()
+        context = replace(self.context, begin_within=within)
+        return self.generate(variant, with_logprobs(request) if judged else request, context)
+
+    def _left(self) -> float:
+        """Of the seconds that the client waits for a beginning."""
+        assert self.context.begin_within is not None
+        return max(0.0, self.context.begin_within - (time.time() - self.context.received))
 
     def judge(self, variant: str) -> Judge | None:
         """None where its confidence means nothing, or nobody may take over."""

@@ -8,6 +8,8 @@ processor), else it follows from the watts that the profile declares; where neit
 from __future__ import annotations
 
 import importlib
+import logging
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +20,9 @@ from configs.profile import Profile
 
 JOULES_PER_WH = 3600.0
 MOST_REMEMBERED = 4096
+SAMPLE_SECONDS = 0.1
+
+logger = logging.getLogger("ray.serve")
 RAPL = Path("/sys/class/powercap")
 
 Counter = Callable[[], float]
@@ -35,6 +40,7 @@ class Meter:
         self._each: dict[Counter, float] = {}
         """Joules that one who had run from the beginning on would have been charged."""
         self._charged: dict[str, float] = {}
+        self._failed: set[Counter] = set()
 
     @contextmanager
     def running(self, variant: str, request_id: str) -> Iterator[None]:
@@ -59,16 +65,29 @@ class Meter:
         return None if joules is None else joules / JOULES_PER_WH
 
     def _advance(self, counter: Counter, by: int) -> float:
-        running, now = self._running.get(counter, 0), counter()
+        running, now = self._running.get(counter, 0), self._now(counter)
         if running:
             drawn = max(0.0, now - self._read[counter])
             self._each[counter] = self._each.get(counter, 0.0) + drawn / running
         self._running[counter], self._read[counter] = running + by, now
         return self._each.get(counter, 0.0)
 
+    def _now(self, counter: Counter) -> float:
+        """What it counts; one that fails (a card that is lost) stands still from then on, and no answer does."""
+        if counter not in self._failed:
+            try:
+                return counter()
+            except Exception:
+                logger.exception("a counter of energy has failed; it is not read any more")
+                self._failed.add(counter)
+        return self._read.get(counter, 0.0)
+
 
 def counters_of(profile: Profile, remote: frozenset[str]) -> dict[str, Counter]:
-    """What to count each variant's energy with; those that run elsewhere (`remote`) cost none here."""
+    """What to count each variant's energy with; those that run elsewhere (`remote`) cost none here. With several
+    Routers nobody knows: each sees a machine's whole draw, and only its own requests."""
+    if profile.limits.routers > 1:
+        return {}
     of_machine: dict[str | None, Counter | None] = {None: declared(profile.machine.watts) or measured()}
     of_machine |= {device: declared(node.machine.watts) for device, node in profile.nodes.items()}
     found = {name: of_machine[served.node] for name, served in profile.variants.items() if name not in remote}
@@ -86,7 +105,29 @@ def declared(watts: float | None) -> Counter | None:
 def measured(rapl: Path = RAPL) -> Counter | None:
     """What this machine counts: its processor's packages, and its cards. None where it counts neither."""
     found = [counter for counter in (processor(rapl), cards()) if counter is not None]
-    return (lambda: sum(counter() for counter in found)) if found else None
+    return Sampled(lambda: sum(counter() for counter in found)) if found else None
+
+
+class Sampled:
+    """A counter that is read by a thread of its own, so that nobody waits for a driver."""
+
+    def __init__(self, counter: Counter) -> None:
+        self._counter, self._last = counter, counter()
+        self._failure: Exception | None = None
+        threading.Thread(target=self._read, name="energy", daemon=True).start()
+
+    def __call__(self) -> float:
+        if self._failure is not None:
+            raise self._failure
+        return self._last
+
+    def _read(self) -> None:
+        while self._failure is None:
+            time.sleep(SAMPLE_SECONDS)
+            try:
+                self._last = self._counter()
+            except Exception as failure:
+                self._failure = failure
 
 
 def processor(folder: Path) -> Counter | None:

@@ -99,7 +99,7 @@ class Variants:
                 async for chunks in steps:
                     if refusal is not None and refusal.status != 429:
                         canary.ended("failed")
-                        logger.warning("the canary of %s failed: %s", variant, refusal.message)
+                        logger.warning("the canary of %s failed: %s", variant, refusal)
                     refusal = None
                     yield chunks
             return

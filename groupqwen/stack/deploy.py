@@ -55,6 +55,7 @@ def serve_config(settings: Settings, build: str | None = None) -> dict[str, Any]
         "catalog": used.model_dump(mode="json", exclude_defaults=True),
         "build": build or code_id(),
     }
+    trace = None if settings.trace is None else settings.trace.model_dump()
     on_nodes = [device for device in profile.nodes if profile.on(device).variants]
     return {
         "proxy_location": "HeadOnly",
@@ -63,14 +64,21 @@ def serve_config(settings: Settings, build: str | None = None) -> dict[str, Any]
             "port": settings.ports.http,
             "request_timeout_s": settings.profile.limits.request_seconds + 30,
         },
-        "logging_config": {"log_level": "WARNING", "encoding": "TEXT", "enable_access_log": False},
+        "logging_config": {
+            "log_level": settings.log_level.upper(),
+            "encoding": "JSON",
+            "enable_access_log": settings.log_level in ("debug", "info"),
+        },
         "applications": [
             {
                 "name": APPLICATION,
                 "route_prefix": "/",
                 "import_path": "serve_app.app:build",
                 "args": args,
-                "deployments": [{"name": name, "user_config": rules} for name in RULED],
+                "deployments": [
+                    *({"name": name, "user_config": rules} for name in RULED),
+                    {"name": "Gateway", "user_config": {"trace": trace}},
+                ],
             },
             # They wait for their nodes, and hold nobody up meanwhile.
             *(

@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from configs.machine import memory_mb
 from configs.planner import make_plans
 from configs.profile import load_profile
 from configs.routing import load_routing
+from configs.tracing import TraceRules
 from groupqwen.models import fetch_profile
 from groupqwen.stack import postgres, redis
 from groupqwen.stack.checks import check_home, check_machine, check_ports, ports_are_free
@@ -35,7 +36,7 @@ from groupqwen.stack.firewall import firewall, interface_of
 from groupqwen.stack.problem import StartProblem
 from groupqwen.stack.processes import end, marked, orphaned_agents, wait_until
 from groupqwen.stack.rollout import CanaryPlan, roll_out
-from groupqwen.stack.settings import LOOPBACK, Settings
+from groupqwen.stack.settings import LOOPBACK, LogLevel, Settings
 from groupqwen.stack.supervisor import Program, Supervisor, ray_program
 
 LOCK_SECONDS = 900.0
@@ -53,6 +54,9 @@ class Choices:
     listen: str | None = None
     port_offset: int = 0
     interface: str = LOOPBACK
+    log_level: LogLevel = "warning"
+    trace: dict[str, Any] | None = None
+    """`TraceRules`."""
 
 
 def settings_for(home: Home, choices: Choices) -> Settings:
@@ -68,6 +72,8 @@ def settings_for(home: Home, choices: Choices) -> Settings:
         ports=profile.ports.shifted(choices.port_offset),
         listen=choices.listen,
         interface=choices.interface,
+        log_level=choices.log_level,
+        trace=None if choices.trace is None else TraceRules.model_validate(choices.trace),
         redis_url=os.environ.get("GROUPQWEN_REDIS_URL") or None,
         database_url=os.environ.get("GROUPQWEN_DATABASE_URL") or None,
     )
@@ -113,7 +119,11 @@ def up(settings: Settings, choices: Choices, console: Console) -> Credentials:
         if supervisor.running and previous is not None and _node_choices(previous) != _node_choices(choices):
             console.print("The ports or the address have changed: starting anew.")
             _stop(settings, supervisor)
-        if not supervisor.running:
+        if supervisor.running:
+            # What was being stopped, and was not, takes on requests again.
+            with suppress(httpx.HTTPError):
+                _tell_drain(settings, 5, on=False)
+        else:
             # What an `up` that was killed has left behind would hold ports, sockets and data.
             left = [*marked(settings), *orphaned_agents(settings)]
             end(left)
@@ -189,16 +199,23 @@ def down(settings: Settings, console: Console, drain_seconds: float = 0.0) -> bo
 
 def _drain(settings: Settings, seconds: float, console: Console) -> None:
     """Whatever answers takes on nothing new, and is waited for. One that does not answer is not."""
-    headers = {"Authorization": f"Bearer {load_credentials(settings.home).api_key}"}
     try:
-        told = http().post(
-            f"{settings.endpoint}/drain", json={"seconds": seconds}, headers=headers, timeout=seconds + 5
-        )
+        told = _tell_drain(settings, seconds + 5, seconds=seconds)
         left = told.json()["under_way"] if told.status_code == 200 else 0
     except (httpx.HTTPError, ValueError, KeyError):
         return
+    except BaseException:
+        # Ctrl-C: it goes on serving.
+        with suppress(httpx.HTTPError):
+            _tell_drain(settings, 5, on=False)
+        raise
     if left:
         console.print(f"{left} answers had not ended after {seconds:g} s and are cut off.")
+
+
+def _tell_drain(settings: Settings, patience: float, **said: Any) -> httpx.Response:
+    headers = {"Authorization": f"Bearer {load_credentials(settings.home).api_key}"}
+    return http().post(f"{settings.endpoint}/drain", json=said, headers=headers, timeout=patience)
 
 
 def _stop(settings: Settings, supervisor: Supervisor) -> bool:

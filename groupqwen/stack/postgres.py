@@ -85,7 +85,13 @@ def prepare(home: Home, password: str) -> None:
 
 def command(home: Home) -> list[str]:
     """What runs the server in the foreground."""
-    options = {"listen_addresses": "", "shared_buffers": "64MB", "max_connections": "50"}
+    options = {
+        "listen_addresses": "",
+        "shared_buffers": "64MB",
+        "max_connections": "50",
+        # Of a row that is refused, its log would quote what is in it.
+        "log_error_verbosity": "terse",
+    }
     settings = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
     return [
         str(binaries() / "postgres"),

@@ -7,15 +7,21 @@ import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
 
 from configs.catalog import Catalog, load_catalog
+from configs.document import ConfigError
 from configs.home import Home
 from configs.profile import Limits, Ports, Profile
+from configs.tracing import TraceRules
 from groupqwen.stack import postgres, redis
 from groupqwen.stack.credentials import KEY_VARIABLE, Credentials
 from groupqwen.stack.sockets import short_folder
 
 LOOPBACK = "127.0.0.1"
+LogLevel = Literal["debug", "info", "warning", "error"]
 
 MARK = "GROUPQWEN_STACK"
 """Set in the environment of everything that `up` starts, to this installation's home: so `down` finds
@@ -37,6 +43,9 @@ class Settings:
     interface: str = LOOPBACK
     redis_url: str | None = None
     database_url: str | None = None
+    log_level: LogLevel = "warning"
+    trace: TraceRules | None = None
+    """Where the spans of requests go; None: there are none."""
 
     @property
     def endpoint(self) -> str:
@@ -86,6 +95,16 @@ class Settings:
         }
 
 
+def trace_choice(to: str, share: float, words: bool) -> dict[str, Any] | None:
+    """What the owner says of tracing, checked; None for `off`. Raises `ConfigError`."""
+    if to == "off":
+        return None
+    try:
+        return TraceRules(to=to, share=share, words=words).model_dump()
+    except ValidationError as error:
+        raise ConfigError(f"--trace: {error.errors()[0]['msg']}") from error
+
+
 def metrics_ports(ports: Ports) -> dict[str, str]:
     """Two more ports on which Ray listens everywhere, brought into the block of its others
     (`groupqwen/stack/firewall.py`)."""
@@ -107,6 +126,9 @@ def node_environment(home: Home, interface: str) -> dict[str, str]:
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_LOG_TO_STDERR": "0",
+        # THROUGHPUT_OPTIMIZED keeps a thousand lines back, warnings too, until one is an error: nobody would see
+        # them for hours, and those of a replica that is killed never.
+        "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1",
         # Ray runs its workers at niceness 15; here they are what a person waits for.
         "RAY_worker_niceness": "0",
         "RAY_metrics_report_interval_ms": "2000",

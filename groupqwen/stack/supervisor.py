@@ -93,6 +93,7 @@ chmod = 0700
 [supervisord]
 logfile = {home.logs}/supervisord.log
 logfile_maxbytes = 5MB
+umask = 077
 pidfile = {home.run}/supervisord.pid
 childlogdir = {home.logs}
 {"user = root" if os.geteuid() == 0 else ""}

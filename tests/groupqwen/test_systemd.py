@@ -61,17 +61,17 @@ def test_the_check_starts_nothing_while_all_is_well_and_all_when_nothing_answers
     shutil.copytree(ROOT / "scripts" / "systemd", tmp_path / "scripts" / "systemd")
     binary = tmp_path / ".venv" / "bin" / "groupqwen"
     binary.parent.mkdir(parents=True)
-    (tmp_path / "scripts" / "up.sh").write_text('echo "up $*"\n')
 
     def checked(well: bool) -> str:
         binary.write_text(f"#!/bin/sh\nexit {0 if well else 1}\n")
         binary.chmod(0o755)
-        (tmp_path / "sleep").write_text("#!/bin/sh\n")
-        (tmp_path / "sleep").chmod(0o755)
+        for name, script in (("sleep", "#!/bin/sh\n"), ("systemctl", "#!/bin/sh\necho systemctl $*\n")):
+            (tmp_path / name).write_text(script)
+            (tmp_path / name).chmod(0o755)
         return subprocess.run(
             ["bash", "scripts/systemd/check.sh"],
             cwd=tmp_path,
-            env={"PATH": f"{tmp_path}:/usr/bin:/bin", "GROUPQWEN_UP": "--profile cpu"},
+            env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
             capture_output=True,
             text=True,
             check=True,
@@ -79,4 +79,4 @@ def test_the_check_starts_nothing_while_all_is_well_and_all_when_nothing_answers
         ).stdout
 
     assert checked(well=True) == ""
-    assert checked(well=False) == "up --no-ask --profile cpu\n"
+    assert checked(well=False) == "systemctl --user restart groupqwen.service\n"

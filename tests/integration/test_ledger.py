@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -13,6 +14,7 @@ import asyncpg
 import httpx
 import pytest
 
+from configs.home import Home
 from deployments.ledger.days import day_of
 from deployments.ledger.deployment import Drain
 from deployments.ledger.journal import REFUSED, Journal
@@ -72,12 +74,18 @@ async def test_a_row_that_comes_twice_is_there_once(store: LedgerStore) -> None:
 
 
 async def test_a_row_that_is_refused_holds_up_no_other_and_is_kept_apart(
-    store: LedgerStore, tmp_path: Path
+    store: LedgerStore,
+    home: Home,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """And is not quoted in any log, as PostgreSQL would."""
+    monkeypatch.setattr(logging.getLogger("ray.serve"), "propagate", True)
     good = [row() for _ in range(20)]
     bad = [
         row(prompt_tokens=2**40),
-        row(query=None),
+        row(query=None, user="c4n4ry-w0rd"),
         row(at=1e300),
         {"table": "of tomorrow", "id": "1", "at": time.time()},
         {"table": "feedback", "id": "1", "at": time.time(), "request_id": "r", "key_id": "k", "rating": "meh"},
@@ -95,6 +103,9 @@ async def test_a_row_that_is_refused_holds_up_no_other_and_is_kept_apart(
     assert drain.refused == len(bad)
     kept = [json.loads(line) for line in (tmp_path / REFUSED).read_text().splitlines()]
     assert [one["row"] for one in kept] == bad and all(one["why"] for one in kept)
+    assert "a row was refused (NotNullViolationError)" in caplog.text
+    assert "c4n4ry-w0rd" in (tmp_path / REFUSED).read_text()
+    assert "c4n4ry-w0rd" not in caplog.text + (home.logs / "postgres.log").read_text()
     assert (tmp_path / REFUSED).stat().st_mode & 0o777 == 0o600
     assert journals(tmp_path) == [], "all was read"
     with pytest.raises(Refused):

@@ -218,7 +218,7 @@ async def test_before_it_has_rules_the_border_lets_nothing_in(monkeypatch: pytes
         ("/v1/models", "chat"),
         ("/v1/models/a/b", "chat"),
         ("/v1/cache/forget", "chat"),
-        ("/v1/metrics", "chat"),
+        ("/v1/metrics", "admin"),
         ("/v1/cache/clear", "admin"),
         ("/v1/cache/clear/", "admin"),
         ("/v1/keys", "admin"),

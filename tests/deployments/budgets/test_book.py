@@ -45,7 +45,48 @@ def test_tokens_are_held_at_most_and_given_back_to_what_was_taken() -> None:
 def test_one_that_is_larger_than_a_minute_is_served_from_a_full_bucket() -> None:
     book, limits = Book(), KeyLimits(tokens_per_minute=10)
     assert book.reserve("a", ONE, limits, NOW).refused is None
-    assert book.reserve("b", ONE, limits, NOW + 60).refused == "tokens"
+    assert book.reserve("b", ONE, limits, NOW + 59).refused == "tokens"
+    book.settle("a", ONE, limits, NOW + 59)
+    assert book.reserve("b", ONE, limits, NOW + 60).refused == "tokens", "what it took beyond is owed"
+
+
+def test_a_reservation_takes_no_more_than_a_minute_and_one_of_the_dead_no_longer() -> None:
+    book, limits = Book(), KeyLimits(tokens_per_minute=1000)
+    assert book.reserve("a", Amount(100_000, 0.0), limits, NOW).tokens_left == 0
+    book.settle("a", Amount(10, 0.0), limits, NOW)
+    assert book.reserve("b", Amount(900, 0.0), limits, NOW).refused is None
+    assert book.reserve("of the dead", Amount(1e9, 0.0), limits, NOW + 60).refused is None
+    assert book.reserve("c", Amount(1000, 0.0), limits, NOW + 121).refused is None
+
+
+def test_nothing_is_held_while_it_is_not_known_what_was_spent() -> None:
+    book, limits = Book(), KeyLimits(usd_per_day=1, requests_per_minute=1)
+    assert book.reserve("a", ONE, limits, NOW, knowing=True).unknown == ("day",)
+    assert book.leases == {}
+    book.known({"day": 0.0}, NOW)
+    assert book.reserve("a", ONE, limits, NOW, knowing=True).refused is None, "the first is not counted twice"
+
+
+def test_a_sum_of_yesterday_is_none_of_today() -> None:
+    book = known()
+    book.standing(KeyLimits(), NOW + 86_400)
+    book.known({"day": 5.0}, NOW)
+    assert book.spent["day"] == ("2026-11-27", 0.0)
+
+
+def test_a_clock_that_was_far_ahead_once_is_not_believed() -> None:
+    book, limits = Book(), KeyLimits(usd_per_day=1)
+    book.known({"day": 2.0}, NOW + 4 * 365 * 86_400)
+    assert book.standing(limits, NOW).unknown == ("day",)
+
+
+def test_what_is_held_may_be_counted_by_the_ledger_already() -> None:
+    book, limits = known(day=1.0), KeyLimits(usd_per_day=10)
+    book.reserve("a", ONE, limits, NOW)
+    book.known({"day": 1.8}, NOW)
+    assert book.spent["day"][1] == 1.0
+    book.known({"day": 1.8}, NOW, settled=True)
+    assert book.spent["day"][1] == 1.8
 
 
 def test_places_are_free_again_when_requests_end_or_nobody_renews_them() -> None:

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from datetime import UTC, date, datetime
 
-from deployments.ledger.days import CLOCK_TOLERANCE_SECONDS, PARTITION, Retention, day_of, partition
+from deployments.ledger.days import (
+    CLOCK_TOLERANCE_SECONDS,
+    FIRST_LOOK_SECONDS,
+    PARTITION,
+    Retention,
+    day_of,
+    partition,
+)
 
 NOON = datetime(2026, 11, 26, 12, tzinfo=UTC).timestamp()
 
@@ -24,6 +31,8 @@ class Clocks:
 def test_days_beyond_what_is_kept_may_go_and_nobody_looks_all_the_time() -> None:
     clocks = Clocks()
     kept = clocks.retention(30)
+    assert kept.first_kept() is None, "who has just started may not know the time"
+    clocks.pass_by(FIRST_LOOK_SECONDS)
     assert kept.first_kept() == date(2026, 10, 27)
     assert kept.first_kept() is None, "it was looked at a moment ago"
     clocks.pass_by(13 * 3600)
@@ -34,6 +43,7 @@ def test_days_beyond_what_is_kept_may_go_and_nobody_looks_all_the_time() -> None
 def test_a_clock_that_was_moved_deletes_nothing_until_it_is_right_again() -> None:
     clocks = Clocks()
     kept = clocks.retention(30)
+    clocks.pass_by(FIRST_LOOK_SECONDS)
     clocks.wall += 10 * 365 * 86_400
     assert kept.first_kept() is None
     clocks.wall -= 10 * 365 * 86_400 - CLOCK_TOLERANCE_SECONDS / 2

@@ -170,7 +170,7 @@ def test_an_answer_that_was_left_is_counted_by_its_pieces() -> None:
     record = begun()
     record.route(DECISION, "miss", None)
     record.finish(progress, CATALOG)
-    assert record.completion_tokens == 3 and record.prompt_tokens == record.rough_tokens > 250
+    assert record.completion_tokens == 3 and record.prompt_tokens > 250
     assert record.cost_usd > 0, "who leaves before the end has not been served for nothing"
 
 

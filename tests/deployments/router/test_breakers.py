@@ -43,6 +43,35 @@ def test_each_failure_in_a_row_doubles_the_rest_up_to_a_bound() -> None:
     assert breakers.report()["a"]["seconds"] == 20, "what is over is forgotten"
 
 
+def test_many_that_fail_at_one_crash_are_one_failure() -> None:
+    clock = Clock()
+    breakers = Breakers(clock)
+    for _ in range(6):
+        breakers.failed("a", 20, "engine")
+    assert breakers.report()["a"] == {"failures": 1, "cause": "engine", "seconds": 20.0}
+
+
+def test_however_often_it_fails_it_can_be_counted() -> None:
+    clock = Clock()
+    breakers = Breakers(clock)
+    for _ in range(2000):
+        breakers.failed("a", 20)
+        clock.now += LONGEST_SECONDS + 1
+    breakers.failed("a", 20)
+    assert breakers.report()["a"]["seconds"] == LONGEST_SECONDS
+
+
+def test_a_trial_that_ends_without_an_answer_lets_the_next_one_try() -> None:
+    clock = Clock()
+    breakers = Breakers(clock)
+    breakers.failed("a", 20)
+    clock.now = 25
+    breakers.asked("a")
+    breakers.let_go("a")
+    assert "a" not in breakers
+    breakers.let_go("b")
+
+
 def test_a_trial_that_nobody_hears_of_again_makes_room_for_another() -> None:
     clock = Clock()
     breakers = Breakers(clock)

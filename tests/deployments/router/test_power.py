@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,16 @@ from hypothesis import strategies as st
 
 from configs.profile import load_profile
 from deployments.router import power
-from deployments.router.power import JOULES_PER_WH, Meter, cards, counters_of, declared, measured, processor
+from deployments.router.power import (
+    JOULES_PER_WH,
+    Meter,
+    Sampled,
+    cards,
+    counters_of,
+    declared,
+    measured,
+    processor,
+)
 
 
 class Drawn:
@@ -83,6 +93,40 @@ def package(folder: Path, number: int, microjoules: int) -> Path:
     (path / "max_energy_range_uj").write_text("1000000")
     (path / "energy_uj").write_text(f"{microjoules}\n")
     return path
+
+
+def test_a_counter_that_fails_stands_still_and_no_request_does() -> None:
+    broken = False
+
+    def count() -> float:
+        if broken:
+            raise OSError("the card is lost")
+        return 100.0
+
+    meter = Meter({"one": count})
+    with meter.running("one", "a"):
+        broken = True
+    with meter.running("one", "b"):
+        pass
+    assert meter.take("a") == meter.take("b") == 0.0
+
+
+def test_several_routers_do_not_each_charge_the_whole_machine() -> None:
+    profile = load_profile("cpu")
+    limits = profile.limits.model_copy(update={"routers": 2})
+    machine = profile.machine.model_copy(update={"watts": 65.0})
+    assert counters_of(profile.model_copy(update={"limits": limits, "machine": machine}), frozenset()) == {}
+
+
+def test_what_is_measured_is_read_beside_the_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(power, "SAMPLE_SECONDS", 0.001)
+    drawn = Drawn()
+    sampled = Sampled(drawn)
+    drawn.joules = 7.0
+    until = time.monotonic() + 5
+    while sampled() != 7.0 and time.monotonic() < until:
+        time.sleep(0.001)
+    assert sampled() == 7.0
 
 
 def test_a_processor_is_read_from_its_packages_whose_counters_turn_over(tmp_path: Path) -> None:

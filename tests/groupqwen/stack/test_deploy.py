@@ -1,17 +1,21 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pytest
 import yaml
 from ray.serve.schema import ServeDeploySchema
 
 from configs.code import code_id
-from configs.document import ROOT
+from configs.document import ROOT, ConfigError
 from configs.home import Home
 from configs.profile import Profile, load_profile
+from configs.tracing import TraceRules
 from groupqwen.stack import deploy
 from groupqwen.stack.deploy import serve_config
-from groupqwen.stack.settings import Settings
+from groupqwen.stack.settings import Settings, trace_choice
 from serve_app.app import AppArgs
 
 
@@ -87,3 +91,28 @@ def test_the_reason_of_a_failure_is_the_end_of_its_traceback() -> None:
     assert deploy._last_line(details) == "small failed its warm-up: it said 'x'"
     assert deploy._last_line({"message": "Deploying"}) == "Deploying"
     assert deploy._last_line({}) == "no reason given"
+
+
+def test_what_is_logged_and_traced_reaches_serve_without_a_restart(tmp_path: Path) -> None:
+    quiet = serve_config(configured(tmp_path))
+    rules = TraceRules(to="http://127.0.0.1:4318", share=0.5)
+    loud = serve_config(replace(configured(tmp_path), log_level="debug", trace=rules))
+    assert quiet["logging_config"] == {"log_level": "WARNING", "encoding": "JSON", "enable_access_log": False}
+    assert loud["logging_config"] == {"log_level": "DEBUG", "encoding": "JSON", "enable_access_log": True}
+
+    def gateways(config: dict[str, Any]) -> Any:
+        (one,) = (one for one in config["applications"][0]["deployments"] if one["name"] == "Gateway")
+        return one["user_config"]["trace"]
+
+    # (Null, and not left out: only what is said reaches a replica that runs.)
+    assert gateways(quiet) is None
+    assert TraceRules.model_validate(gateways(loud)) == rules
+    assert loud["applications"][0]["args"] == quiet["applications"][0]["args"]
+
+
+def test_where_spans_go_is_checked_before_anything_is_started() -> None:
+    assert trace_choice("off", 1.0, False) is None
+    assert trace_choice("file", 0.1, True) == TraceRules(to="file", share=0.1, words=True).model_dump()
+    with pytest.raises(ConfigError, match="OTEL_EXPORTER_OTLP_HEADERS") as refused:
+        trace_choice("http://user:secret@host", 1.0, False)
+    assert "secret" not in str(refused.value)
