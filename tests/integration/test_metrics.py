@@ -21,6 +21,7 @@ from tests.integration.exposition import scraped, series_of
 QUERIES = [*shown(), *watched()]
 BY_PROMETHEUS = {"up", "ALERTS"}
 MAY_BE_ABSENT = {
+    "ray_groupqwen_route_moves_total": "a variant that is unsure; held against the stack in test_streams.py",
     "ray_groupqwen_energy_wh_total": "a machine whose draw can be read",
     "ray_node_gpus_utilization": "a card",
     "ray_node_gram_used": "a card",
@@ -48,18 +49,10 @@ def busy(stack: Stack) -> Iterator[Stack]:
         stack.ask(f"Name three colours, {variant}.", model=variant, max_tokens=4, cache=None)
     for _ in range(3):
         stack.ask("What is the capital of France?", max_tokens=4, cache=None)
-    stack.replica(SMALL).kill()
-    wait_for(lambda: _moved(stack), 60, "nobody has taken over from a variant that died")
-    stack.wait_until_well()
     wanted = {name for query in QUERIES for name in query.series} - BY_PROMETHEUS - MAY_BE_ABSENT.keys()
     wait_for(lambda: wanted <= scraped(stack).keys(), 60, lambda: f"not there: {wanted - scraped(stack).keys()}")
     yield stack
     httpx.delete(f"{stack.url}/keys/{made['id']}", headers=stack.headers)
-
-
-def _moved(stack: Stack) -> bool:
-    stack.ask("Hi!", max_tokens=2)
-    return "ray_groupqwen_route_moves_total" in scraped(stack)
 
 
 @pytest.fixture(scope="module")

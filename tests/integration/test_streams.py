@@ -25,6 +25,7 @@ from deployments.router.calibration import Calibrated, Calibration, Evidence, He
 from deployments.router.confidence import SIGNALS
 from groupqwen.stack.deploy import http
 from tests.integration.conftest import MIDDLE, ROOT, SMALL, Stack, wait_for
+from tests.integration.exposition import scraped
 from tests.integration.proxy import Fault, FaultyProxy, running
 
 BEHIND = "behind-proxy"
@@ -241,6 +242,8 @@ def test_an_unsure_answer_is_left_to_a_larger_variant_before_anything_is_sent(
     assert told["variant"] == MIDDLE
     assert told["trace"]["attempts"][0]["confidence"] < 0.6
     assert not any(choice.get("logprobs") for event in events for choice in event["choices"])
+    moves = "ray_groupqwen_route_moves_total"
+    wait_for(lambda: {"variant", "outcome"} <= scraped(stack).get(moves, set()), 20, "the metrics do not say so")
 
 
 def test_a_sure_answer_is_kept_and_a_whole_one_is_judged_as_such(stack: Stack, proxy: FaultyProxy) -> None:
