@@ -29,7 +29,7 @@ from groupqwen.stack.settings import Settings
 
 PROFILE = "cpu"
 PORT_OFFSET = 4700
-CATCH_UP_SECONDS = 120.0
+CATCH_UP_SECONDS = 60.0
 ALONE = 20_000
 BOUND_SECONDS = 5e-4
 """What ledger work on a request's path shall take at most, at its 99 % quantile."""

@@ -242,9 +242,9 @@ class Traffic:
                 body = self._fresh(**({"model": "no-such-model"} if end == "refused" else {}))
                 await socket.send_json(body)
                 told, seen = await _listen(socket, end)
-                base = base or seen
+                base = base or seen.removesuffix(f"-{number}")
                 identity = f"{base}-{number}" if number else base
-                self._note_message(body["user"], identity, told)
+                self._note_message(body["user"], identity if base else "", told)
                 if told in ("left", "broken"):
                     break
 
@@ -259,15 +259,16 @@ class Traffic:
 
 async def _listen(socket: aiohttp.ClientWebSocketResponse, end: str) -> tuple[str, str]:
     """How an answer ended (done, error, cancelled, left, broken), and its id, if a chunk has said it."""
-    identity = ""
+    identity, failed = "", False
     async for message in socket:
         if message.type is not aiohttp.WSMsgType.TEXT:
             break
         said = json.loads(message.data)
         if "error" in said:
-            return "error", identity
+            failed = True  # (What ends an answer comes after it.)
+            continue
         if "type" in said:
-            return str(said["type"]), identity
+            return "error" if failed else str(said["type"]), identity
         first, identity = not identity, str(said["id"]).removeprefix("chatcmpl-")
         if first and end == "cancel":
             await socket.send_json({"type": "cancel"})
