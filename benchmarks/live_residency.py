@@ -42,14 +42,17 @@ class Seen:
 
 
 @contextmanager
-def group(profile: str) -> Iterator[tuple[Settings, Credentials]]:
-    """A group with this profile, on ports and in a home of its own; the weights are those of the usual home."""
+def group(profile: str, port_offset: int = PORT_OFFSET) -> Iterator[tuple[Settings, Credentials]]:
+    """A group with this profile, on ports and in a home of its own; weights and Redis are those of the usual
+    home."""
     with tempfile.TemporaryDirectory(prefix="groupqwen-") as folder:
         own = Home(Path(folder))
         own.make()
         own.models.rmdir()
         own.models.symlink_to(home().models)
-        choices = Choices(profile=profile, port_offset=PORT_OFFSET)
+        if (binaries := home().redis / "bin").is_dir():
+            (own.redis / "bin").symlink_to(binaries)
+        choices = Choices(profile=profile, port_offset=port_offset)
         settings = settings_for(own, choices)
         try:
             yield settings, up(settings, choices, console)

@@ -1,5 +1,5 @@
-"""The plots of docs/: cost against quality, what confidence was worth, and time beside always asking the
-largest."""
+"""The plots of docs/: cost against quality, what confidence was worth, time beside always asking the largest; and
+memory under load."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import numpy as np
 from benchmarks.machine import machine
 
 if TYPE_CHECKING:
+    from benchmarks.growth import Watched
     from benchmarks.replay import Held, Policy
     from groupqwen.answer_log import Log
 
@@ -29,6 +30,27 @@ def cascade_plots(log: Log, policies: Sequence[Policy], held: Held, folder: Path
     _cost_quality(log, policies, held, folder / "cascade_cost_quality.png")
     _reliability(log, held, folder / "cascade_reliability.png")
     _time(log, policies, folder / "cascade_time.png")
+
+
+def memory_plot(watched: Watched, variants: Sequence[str], services: Sequence[str], path: Path) -> None:
+    """What each process has resident: variants, other replicas, and what they run on (`services`)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replicas = [name for name in watched.series if name not in (*variants, *services)]
+    figure, panels = plt.subplots(3, 1, figsize=(SIZE[0], 7.5), sharex=True)
+    for axes, title, names in zip(
+        panels, ("variants", "other replicas", "services"), (variants, replicas, services), strict=True
+    ):
+        for name in sorted(names):
+            one = watched.series.get(name)
+            if one is not None:
+                axes.plot([second / 60 for second in one.seconds], one.mib, linewidth=1, label=name)
+        axes.axvline(1, linestyle=":", color="grey", linewidth=1)
+        axes.set(title=title, ylabel="resident, MiB")
+        axes.set_ylim(bottom=0)
+        axes.title.set_fontsize(9)
+        axes.legend(fontsize=6, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    panels[-1].set_xlabel("minutes of load (dotted: the end of the first)")
+    _save(figure, path)
 
 
 def _cost_quality(log: Log, policies: Sequence[Policy], held: Held, path: Path) -> None:

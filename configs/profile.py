@@ -9,6 +9,7 @@ from pydantic import Field, field_serializer, model_validator
 
 from configs.catalog import Catalog, load_catalog
 from configs.document import ROOT, ConfigError, Strict, read
+from configs.ledger import LedgerRules
 from configs.routing import DeviceClass, Level
 
 PROFILES = ROOT / "profiles"
@@ -18,7 +19,30 @@ class Limits(Strict):
     """What is answered when a limit is reached stands in each description."""
 
     body_bytes: int = Field(32 * 2**20, gt=0, description="Request body; beyond: 413.")
+    json_depth: int = Field(64, ge=8, le=128, description="Levels of lists and objects in a body; beyond: 400.")
     messages: int = Field(4096, gt=0, description="Messages in a conversation; beyond: 400.")
+    images: int = Field(16, ge=0, description="Images in one request; beyond: 400 `too_many_images`.")
+    image_bytes: int = Field(
+        10 * 2**20,
+        gt=0,
+        description="One image as a file, without its base64; beyond: 413 `image_too_large`. All of a request, as "
+        "base64, have no more room than a body.",
+    )
+    image_pixels: int = Field(
+        40_000_000,
+        gt=0,
+        description="Width × height of one image, by its header alone; beyond: 413 `image_too_large`.",
+    )
+    image_urls: bool = Field(
+        False,
+        description="Whether an image may be named by an http or https URL of a public address, which the Gateway "
+        "then fetches; off: 400 `image_url_refused`.",
+    )
+    image_seconds: float = Field(
+        20,
+        gt=0,
+        description="Until all of a request's images by URL are there; beyond: 400 `image_url_refused`.",
+    )
     embedding_inputs: int = Field(256, gt=0, description="Texts in one embeddings request; beyond: 400.")
     concurrent_requests: int = Field(
         512, gt=0, description="Requests in the Gateway at once; beyond: 429 with Retry-After."
@@ -33,6 +57,9 @@ class Limits(Strict):
     request_seconds: float = Field(600, gt=0, description="A whole answer; beyond: an error event, 504.")
     wake_seconds: float = Field(
         60, gt=0, description="A wait for a variant that is not in memory; beyond: the best that is, or 503."
+    )
+    header_seconds: int = Field(
+        15, ge=1, description="Until a request's headers are there; beyond: 408. As it was at the last `up`."
     )
     body_seconds: float = Field(60, gt=0, description="Until a request's body is there; beyond: 408.")
     send_seconds: float = Field(
@@ -119,6 +146,11 @@ class Machine(Strict):
         None, gt=0, description="The most models in memory at once; beyond, one goes when another comes."
     )
     cores: int | None = Field(None, gt=0, description="Physical CPU cores; unset: asked.")
+    watts: float | None = Field(
+        None,
+        gt=0,
+        description="What it draws while it answers; unset: measured, where the system counts it (RAPL, NVML).",
+    )
     cpu_flags: frozenset[str] | None = Field(
         None, description="What its CPU can do, as the kernel names it; unset: asked."
     )
@@ -182,6 +214,7 @@ class Profile(Strict):
     )
     machine: Machine = Field(default_factory=lambda: Machine.model_validate({}))
     limits: Limits = Field(default_factory=lambda: Limits.model_validate({}))
+    ledger: LedgerRules = Field(default_factory=lambda: LedgerRules.model_validate({}))
     ports: Ports = Field(default_factory=lambda: Ports.model_validate({}))
     needs_network: bool = Field(False, description="Its weights come from a model hub.")
 

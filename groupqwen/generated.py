@@ -1,6 +1,7 @@
 """Files that are made from the code, so that they cannot drift: a test holds them current.
 
-`python scripts/generate.py` writes them: JSON Schemas of the configuration, and the API reference.
+`python scripts/generate.py` writes them: JSON Schemas of the configuration, the API reference, and Ray's
+dashboards for Grafana.
 """
 
 from __future__ import annotations
@@ -28,7 +29,22 @@ def files() -> dict[Path, str]:
         for name, model in schemas.items()
     }
     made[ROOT / "docs" / "API_REFERENCE.md"] = api_reference()
+    for name, text in ray_dashboards().items():
+        made[ROOT / "configs" / "grafana" / "dashboards" / "Ray" / f"{name}.json"] = text
     return made
+
+
+def ray_dashboards() -> dict[str, str]:
+    """Those that Ray's own dashboard shows in frames, as Ray writes them into its session's folder at each start.
+    Its other ones are of libraries that are not used here."""
+    from ray.dashboard.modules.metrics import grafana_dashboard_factory as ray
+
+    made = {
+        "default": ray.generate_default_grafana_dashboard,
+        "serve": ray.generate_serve_grafana_dashboard,
+        "serve_deployment": ray.generate_serve_deployment_grafana_dashboard,
+    }
+    return {name: json.dumps(json.loads(make()[0]), separators=(",", ":")) + "\n" for name, make in made.items()}
 
 
 def write(wanted: dict[Path, str]) -> list[Path]:

@@ -74,6 +74,19 @@ def cache_speed(
 
 
 @app.command()
+def ledger_load(
+    minutes: Annotated[float, typer.Option(min=0.1, help="Of load; more than one, or growth is not told.")] = 10,
+    clients: Annotated[int, typer.Option(min=1, help="That each ask one thing after the other.")] = 16,
+    plots: Annotated[Path | None, typer.Option(help="A folder for the plot (PNG).")] = None,
+) -> None:
+    """Mixed traffic at saturation on a group of its own: whether the query log holds what was answered, exactly,
+    whether anything grows, and what a row takes of a request's time."""
+    from benchmarks.ledger_load import main
+
+    main(minutes, clients, plots)
+
+
+@app.command()
 def residency(
     live: Annotated[bool, typer.Option(help="Play the trace on a real group too, started for it.")] = True,
 ) -> None:

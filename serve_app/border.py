@@ -22,6 +22,7 @@ from deployments.ledger.opinions import audit_row
 from deployments.timing import within
 from serve_app.devices import CLIENT_HEADER, Devices
 from serve_app.keys import ApiKey, KeyRing, KeyScope
+from serve_app.nesting import check_nesting
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -33,7 +34,7 @@ OPEN_PATHS = frozenset({"/docs", "/docs/oauth2-redirect", "/openapi.json", "/v1/
 
 
 ADMIN_PATHS = re.compile(
-    r"/v1/(?:keys(?:/.*)?|cache/clear|rollout|audit|models/.+/(?:load|unload|pin))/?", re.DOTALL
+    r"/v1/(?:keys(?:/.*)?|cache/clear|rollout|audit|drain|models/.+/(?:load|unload|pin))/?", re.DOTALL
 )
 """What touches others than the one who asks."""
 
@@ -63,6 +64,7 @@ class Rules:
     send_seconds: float = 60.0
     keep: Callable[[dict[str, Any]], None] = lambda row: None
     """What takes a row for the Ledger."""
+    json_depth: int = 64
 
 
 _rules: Rules | None = None
@@ -107,6 +109,7 @@ class Border:
             if key is not None and wanted is not None and wanted not in key.scopes:
                 raise not_for_this(wanted, key)
             body = await _read(scope, receive, _rules)
+            check_nesting(body, _rules.json_depth)
         except ChatError as error:
             await _refuse(error, send)
             return

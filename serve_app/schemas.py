@@ -99,6 +99,11 @@ class TextAnswer(BaseModel):
     usage: dict[str, Any]
 
 
+def also_streamed(answer: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+    """An answer in the document: as JSON, or as events where `stream` asks for them."""
+    return {200: {"model": answer, "content": {"text/event-stream": {}}}}
+
+
 class EmbeddingRequest(BaseModel):
     """OpenAI's embeddings request."""
 
@@ -289,7 +294,7 @@ class Forgotten(BaseModel):
 class Health(BaseModel):
     """`ready`: a question would be answered. `parts` only for callers with a key."""
 
-    status: Literal["ok", "degraded", "down"]
+    status: Literal["ok", "degraded", "draining", "down"]
     live: bool
     ready: bool
     parts: dict[str, Any] | None = None

@@ -17,6 +17,7 @@ from serve_app.answers import AnswerStream
 from serve_app.border import no_key, not_for_this
 from serve_app.context import request_context
 from serve_app.keys import KeyRing
+from serve_app.nesting import check_nesting
 
 KEY_SECONDS = 10.0
 """How long a socket that came without a key has to send one."""
@@ -29,11 +30,12 @@ MAX_CANCEL_CHARS = 256
 
 T = TypeVar("T")
 
+Check = Callable[[ChatRequest], Coroutine[Any, Any, ChatRequest]]
 Open = Callable[[ChatRequest, RequestContext], AnswerStream]
 
 
-async def serve_socket(socket: WebSocket, keys: KeyRing, limits: Limits, open_stream: Open) -> None:
-    """Serve one WebSocket until it closes."""
+async def serve_socket(socket: WebSocket, keys: KeyRing, limits: Limits, check: Check, open_stream: Open) -> None:
+    """Serve one WebSocket until it closes. `check`: what a request is looked at with before it is opened."""
     await socket.accept()
     inbox = Inbox(socket)
     try:
@@ -50,7 +52,7 @@ async def serve_socket(socket: WebSocket, keys: KeyRing, limits: Limits, open_st
             # A socket lives long: its key may have been revoked meanwhile, or changed.
             refusal = _refusal(socket, keys)
             if refusal is None:
-                await _answer(socket, message, number, inbox, limits, open_stream)
+                await _answer(socket, message, number, inbox, limits, check, open_stream)
             number += 1
         await socket.send_json(refusal.body())
         await socket.close(4000 + refusal.status)
@@ -75,7 +77,7 @@ class Inbox:
 
     async def _read(self) -> None:
         while True:
-            message = await self._socket.receive_text()
+            message = await _text(self._socket)
             if _is_cancel(message):
                 self.cancelled.set()
             elif self._waiting.full():
@@ -106,9 +108,18 @@ class Inbox:
             await asyncio.gather(self._reading, return_exceptions=True)
 
 
+async def _text(socket: WebSocket) -> str:
+    """The next message, whether it came as text or as bytes. Raises `WebSocketDisconnect`."""
+    message = await socket.receive()
+    if message["type"] == "websocket.disconnect":
+        raise WebSocketDisconnect(message["code"])
+    text = message.get("text")
+    return message["bytes"].decode("utf-8", "replace") if text is None else str(text)
+
+
 async def _sends_key(socket: WebSocket, keys: KeyRing) -> bool:
     try:
-        message = await within(socket.receive_json(), KEY_SECONDS)
+        message = json.loads(await within(_text(socket), KEY_SECONDS))
     except (TimeoutError, ValueError, RecursionError):
         return False
     secret = message.get("api_key") if isinstance(message, dict) else None
@@ -128,16 +139,17 @@ def _refusal(socket: WebSocket, keys: KeyRing) -> ChatError | None:
 
 
 async def _answer(
-    socket: WebSocket, message: str, number: int, inbox: Inbox, limits: Limits, open_stream: Open
+    socket: WebSocket, message: str, number: int, inbox: Inbox, limits: Limits, check: Check, open_stream: Open
 ) -> None:
     """Answer the socket's so many-th message, counted from 0: each has a row of its own in the Ledger."""
+    inbox.cancelled.clear()
     try:
         if len(message) > limits.body_bytes:
             raise invalid("The message is too large.")
+        check_nesting(message.encode(), limits.json_depth)
         # Whatever it says: on a socket every answer streams.
         chat = ChatRequest.model_validate_json(message).model_copy(update={"stream": True})
-        if len(chat.messages) > limits.messages:
-            raise invalid(f"messages holds more than {limits.messages} messages", param="messages")
+        chat = await inbox.unless_gone(check(chat))
         context = request_context(socket).numbered(number)
     except ValidationError as error:
         problem = error.errors()[0]
@@ -147,7 +159,6 @@ async def _answer(
         await socket.send_json(error.body())
         return
     stream = open_stream(chat, context)
-    inbox.cancelled.clear()
     try:
         if await inbox.unless_gone(_send_until(socket, stream, inbox.cancelled)):
             await socket.send_json({"type": "done"})

@@ -104,7 +104,7 @@ class SemanticCache:
             turns += 1
             try:
                 await self._learning.keep_up()
-                self._metrics.show(self._experience)
+                self._metrics.show(self._experience, self._rules.wrong_per_request)
                 if turns % UPKEEP_EVERY == 1:
                     await self._store.count_out()
                     await self._store.trim(self._rules.max_cache_size_mb << 20)
@@ -360,9 +360,10 @@ class SemanticCache:
         """Whether Redis answers."""
         try:
             await self._store.ping()
-            return {"ok": True, "error": None}
-        except FAILURES as error:
-            return {"ok": False, "error": f"{type(error).__name__}: {error}"}
+            error = None
+        except FAILURES as failure:
+            error = self._patience.last_error.note(failure)
+        return {"ok": error is None, "error": error, "last_error": self._patience.last_error.report()}
 
 
 def _as_row(one: Shown) -> dict[str, Any]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from ray.serve.metrics import Gauge
-
 from deployments.cache.entries import Room
 from deployments.cache.experience import Experience
+from deployments.metrics import Gauge
 
 
 class CacheMetrics:
@@ -23,12 +22,16 @@ class CacheMetrics:
         self._per_hit = Gauge(
             "groupqwen_cache_wrong_per_hit_bound", "Upper bound (95 %) on wrong answers per hit.", ("partition",)
         )
+        self._limit = Gauge(
+            "groupqwen_cache_wrong_per_request_limit", "What routing.yaml promises: wrong answers per request."
+        )
         self._checks = Gauge("groupqwen_cache_checks", "Hits and misses that were checked.", ("partition",))
         self._entries = Gauge("groupqwen_cache_entries", "Answers that are kept.")
         self._bytes = Gauge("groupqwen_cache_bytes", "What they take, roughly.")
 
-    def show(self, experience: Experience) -> None:
-        """What is in force, partition by partition."""
+    def show(self, experience: Experience, limit: float) -> None:
+        """What is in force, partition by partition, against what the owner has allowed."""
+        self._limit.set(limit)
         for name, (checks, now) in experience.report().items():
             tags = {"partition": name}
             self._threshold.set(2.0 if now.threshold is None else now.threshold, tags)

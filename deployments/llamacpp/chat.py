@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field, replace
@@ -39,7 +40,7 @@ from deployments.llamacpp.generation import (
 )
 from deployments.llamacpp.grammar import response_grammar, tool_grammar
 from deployments.llamacpp.reasoning import CLOSE, OPEN, ReasoningParser
-from deployments.llamacpp.sampling import SamplingOptions, TokenLogprob
+from deployments.llamacpp.sampling import SamplingOptions, TokenLogprob, enforceable
 from deployments.llamacpp.template import ChatTemplate
 from deployments.llamacpp.tools import Text, ToolParser
 from deployments.llamacpp.weights import Weights
@@ -86,15 +87,20 @@ class LlamaCppChat:
         *,
         tenant: str = "",
         adapter: str | None = None,
+        begin_within: float | None = None,
         taken_up: Callable[[], None] | None = None,
     ) -> AsyncGenerator[list[ChatCompletionChunk], None]:
         """Stream the answer to `tenant`, in lists of what is there at once; fairness is between tenants.
-        `taken_up` is called by another thread for each choice that need not wait any more. Raises `ChatError`
-        before the first chunk where the request cannot be run."""
+        `begin_within`: seconds from now until the first token. `taken_up` is called by another thread for each
+        choice that need not wait any more. Raises `ChatError` before the first chunk where the request cannot be
+        run, and later where its turn does not come in time."""
         builder = ChunkBuilder(request_id, self.options.name)
         prompt, thinking_open = await self._prompt(request)
         generation = replace(
-            self._generation(request, prompt, tenant, adapter), request_id=request_id, taken_up=taken_up
+            self._generation(request, prompt, tenant, adapter),
+            begin_by=None if begin_within is None else time.monotonic() + begin_within,
+            request_id=request_id,
+            taken_up=taken_up,
         )
         answers = [_Answer(self, request, builder, index, thinking_open) for index in range(request.n)]
         async with AsyncExitStack() as opened:
@@ -167,11 +173,15 @@ class LlamaCppChat:
             )
             if (value := getattr(request, name)) is not None
         }
+        grammar = _grammar(request)
+        if grammar is not None and not enforceable(self.weights, grammar):
+            param = "response_format" if request.response_format else "tools"
+            raise invalid("This JSON schema cannot be enforced: no text would fit it.", param=param)
         budget = self.options.thinking_budget
         return Generation(
             prompt=prompt,
             max_tokens=limit,
-            sampling=replace(defaults, **given, logit_bias=bias, grammar=_grammar(request)),
+            sampling=replace(defaults, **given, logit_bias=bias, grammar=grammar),
             stop=tuple(request.stop or ()),
             logprobs=request.logprobs,
             top_logprobs=request.top_logprobs or 0,

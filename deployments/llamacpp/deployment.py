@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 from openai.types.chat import ChatCompletionChunk
-from ray.serve.metrics import Counter, Gauge
+from ray.serve.metrics import Counter
 
 from configs.catalog import VariantSpec
 from configs.home import home
@@ -22,6 +22,7 @@ from deployments.contract import ChatRequest, RequestContext
 from deployments.llamacpp.chat import ChatOptions, LlamaCppChat
 from deployments.llamacpp.engine import EngineOptions, EngineStats
 from deployments.llamacpp.sampling import SamplingOptions
+from deployments.metrics import Gauge
 from deployments.residency.resident import Resident
 from deployments.serving import asks_residency, deployment
 
@@ -78,8 +79,13 @@ class LlamaCppVariant(Resident):
     ) -> AsyncGenerator[list[ChatCompletionChunk], None]:
         chat = self._chat
         assert chat is not None
-        taken_up = None if context.trace is None else partial(self._note, context.request_id)
-        steps = chat.chat(request, context.request_id, tenant=context.key_id, taken_up=taken_up)
+        steps = chat.chat(
+            request,
+            context.request_id,
+            tenant=context.key_id,
+            begin_within=context.left_to_begin(),
+            taken_up=None if context.trace is None else partial(self._note, context.request_id),
+        )
         async with aclosing(steps):
             async for chunks in steps:
                 yield chunks
@@ -116,6 +122,7 @@ class LlamaCppVariant(Resident):
             "completion_tokens": stats.completion_tokens,
             "cancelled": stats.cancelled,
             "preempted": stats.preempted,
+            "shed": stats.shed,
             **memory_of(psutil.Process()),
         }
 

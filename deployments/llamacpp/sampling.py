@@ -52,6 +52,14 @@ class GrammarError(ValueError):
     """llama.cpp refused a grammar."""
 
 
+def enforceable(weights: Weights, grammar: str) -> bool:
+    """Whether llama.cpp takes a grammar: what its converter makes of a strange schema may have no meaning."""
+    sampler = llama_cpp.llama_sampler_init_grammar(weights.vocab, grammar.encode(), b"root")
+    if sampler:
+        llama_cpp.llama_sampler_free(sampler)
+    return bool(sampler)
+
+
 class Sampler:
     """One sequence's sampler. Not thread-safe. `close()` frees it."""
 

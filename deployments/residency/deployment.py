@@ -20,6 +20,7 @@ from ray.serve.handle import DeploymentHandle
 
 from configs.machine import free_gpu_memory_mb, free_memory_mb
 from deployments.contract import ChatError, not_ready
+from deployments.metrics import Gauge
 from deployments.residency.machine import Footprint, Impossible, Residency, State, Swap
 from deployments.serving import deployment
 from deployments.timing import within
@@ -67,11 +68,12 @@ class ResidencyKeeper:
         self._swaps = metrics.Counter(
             "groupqwen_residency_swaps", "Variants brought in or sent out.", ("variant", "kind")
         )
-        self._used = metrics.Gauge("groupqwen_residency_used_mb", "Declared memory of what is in, MiB.")
-        self._states = metrics.Gauge(
+        self._used = Gauge("groupqwen_residency_used_mb", "Declared memory of what is in, MiB.")
+        self._budget = Gauge("groupqwen_residency_budget_mb", "What all that is in may take, MiB.")
+        self._states = Gauge(
             "groupqwen_residency_state", "1 for the state that a variant is in.", ("variant", "state")
         )
-        self._measured = metrics.Gauge(
+        self._measured = Gauge(
             "groupqwen_residency_measured_mb",
             "Memory that a variant's process takes, MiB: of the machine, of the card.",
             ("variant", "memory"),
@@ -152,6 +154,7 @@ class ResidencyKeeper:
 
     def _report(self) -> None:
         self._used.set(self._node.used_mb)
+        self._budget.set(self._node.budget_mb)
         for name in self._variants:
             now = self._node.state(name)
             for state in State:
@@ -161,6 +164,16 @@ class ResidencyKeeper:
     def _knows_all(self) -> bool:
         late = time.monotonic() - self._started > FIRST_LOOK_SECONDS
         return late or self._heard >= self._variants.keys()
+
+    async def health(self) -> dict[str, Any]:
+        """What could not be loaded, and why."""
+        problem = next(iter(self._problems.values()), None)
+        return {
+            "ok": not self._running.done(),
+            "error": problem,
+            "problems": dict(self._problems),
+            "used_mb": self._node.used_mb,
+        }
 
     async def check_health(self) -> None:
         """Serve restarts this when it raises."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from pydantic import ValidationError
 from configs.catalog import Catalog, load_catalog
 from configs.document import ConfigError
 from configs.home import Home
-from configs.profile import Ports, Profile
+from configs.profile import Limits, Ports, Profile
 from configs.tracing import TraceRules
 from groupqwen.stack import postgres, redis
 from groupqwen.stack.credentials import KEY_VARIABLE, Credentials
@@ -66,6 +67,7 @@ class Settings:
             "GROUPQWEN_METRICS_PORT": str(ports.metrics),
             "GROUPQWEN_PORT": str(ports.http),
             "GROUPQWEN_LISTEN": self.listen or "",
+            "GROUPQWEN_HEADER_SECONDS": str(self.profile.limits.header_seconds),
             "GROUPQWEN_HAPROXY": str(_haproxy()),
             "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '/usr/bin:/bin')}",
             "RAY_ADDRESS": f"{self.interface}:{ports.gcs}",
@@ -74,6 +76,7 @@ class Settings:
             "RAY_SERVE_ENABLE_HA_PROXY": "1",
             "RAY_SERVE_HAPROXY_BINARY_PATH": str(Path(__file__).parent.parent / "haproxy.sh"),
             "RAY_SERVE_HAPROXY_NBTHREAD": "1",
+            "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(_client_seconds(self.profile.limits)),
             "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(proxy / "haproxy.cfg"),
             "RAY_SERVE_HAPROXY_SOCKET_PATH": str(proxy / "admin.sock"),
             "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(proxy),
@@ -144,6 +147,12 @@ def _replica_ports(http: int) -> dict[str, str]:
         return {}
     first = {f"RAY_SERVE_DIRECT_INGRESS_MIN_{kind}_PORT": str(port) for kind, port in names.items()}
     return first | {f"RAY_SERVE_DIRECT_INGRESS_MAX_{kind}_PORT": str(port + 100) for kind, port in names.items()}
+
+
+def _client_seconds(limits: Limits) -> int:
+    """So long HAProxy waits for a client in the middle of a body or an answer: a little longer than the Gateway,
+    which knows what to say. (The making of an answer does not count, nor does a WebSocket.)"""
+    return math.ceil(max(limits.body_seconds, limits.send_seconds)) + 10
 
 
 def _haproxy() -> Path:

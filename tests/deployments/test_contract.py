@@ -44,6 +44,7 @@ def test_content_may_be_text_parts_or_null_in_every_role(role: str, content: Any
         ({"logit_bias": {"seven": 1}}, "logit_bias"),
         ({"logit_bias": {"-1": 1}}, "logit_bias"),
         ({"logit_bias": {"7": 101}}, "logit_bias"),
+        ({"logit_bias": {"9" * 5000: 1}}, "logit_bias"),
         ({"logit_bias": {"7": float("nan")}}, "logit_bias"),
         ({"tools": [{"type": "retrieval"}]}, r"tools\[0\]"),
         ({"tools": [*TOOLS, {"type": "function", "function": {"name": ""}}]}, r"tools\[1\].function.name"),

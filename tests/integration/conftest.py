@@ -30,12 +30,13 @@ from groupqwen.stack.processes import marked
 from groupqwen.stack.settings import Settings
 
 ROOT = Path(__file__).parents[2]
-PORT_OFFSET = 1000
+PORT_OFFSET = int(os.environ.get("GROUPQWEN_TEST_PORT_OFFSET", "1000"))
+"""Another, where tests of two checkouts run side by side."""
 SMALL, MIDDLE, LARGE = "smollm2-135m", "qwen2.5-coder-0.5b", "qwen2.5-coder-1.5b"
 
 
 MIXED, ONE_OF_THREE = (ROOT / "tests" / "profiles" / f"{name}.yaml" for name in ("mixed", "one-of-three"))
-IN_ORDER = ("test_rollouts", "test_nodes", "test_vllm", "test_residency", "test_stopping")
+IN_ORDER = ("test_rollouts", "test_nodes", "test_vllm", "test_residency", "test_slow_clients", "test_stopping")
 """Modules that need another profile, in the order that changes it least, and the one that stops it all; all others
 come before."""
 
@@ -67,7 +68,7 @@ class Stack:
         return {"Authorization": f"Bearer {self.key}"}
 
     def client(self, **options: Any) -> OpenAI:
-        return OpenAI(base_url=self.url, api_key=self.key, **{"max_retries": 0, "timeout": 120, **options})
+        return OpenAI(base_url=self.url, **{"api_key": self.key, "max_retries": 0, "timeout": 120, **options})
 
     def get(self, path: str) -> httpx.Response:
         return http().get(self.url + path, headers=self.headers, timeout=30)

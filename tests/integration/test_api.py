@@ -12,12 +12,12 @@ from urllib.parse import urlsplit
 import httpx
 import psutil
 import pytest
-import schemathesis
-from hypothesis import HealthCheck, given, settings
 from websockets.sync.client import ClientConnection, connect
 
 from tests.integration.conftest import LARGE, MIDDLE, SMALL, Stack, wait_for
+from tests.serve_app.pictures import data_url, picture
 
+PICTURE = data_url(picture())
 ENDLESS = {
     "messages": [{"role": "user", "content": "Tell me a long story."}],
     "model": LARGE,
@@ -126,7 +126,7 @@ def test_errors_are_openais(stack: Stack) -> None:
     assert (empty.status_code, error_of(empty)["param"]) == (400, "messages")
     image = stack.post(
         "/chat/completions",
-        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}]},
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": PICTURE}}]}]},
     )
     assert (image.status_code, error_of(image)["code"]) == (400, "unsupported_modality")
     tokens = stack.post("/embeddings", {"input": [[1, 2, 3]]})
@@ -278,7 +278,7 @@ def test_health_part_by_part(stack: Stack) -> None:
     stack.wait_until_well()
     health = stack.get("/health").json()
     assert health["ready"] is True
-    assert set(health["parts"]) == {"router", "cache", "ledger", "variants"}
+    assert set(health["parts"]) == {"router", "classifier", "cache", "ledger", "variants"}
     assert set(health["parts"]["variants"].values()) == {"awake"}
 
 
@@ -378,27 +378,3 @@ def test_the_document_describes_the_api(stack: Stack) -> None:
     }
     assert "HTTPBearer" in document["components"]["securitySchemes"]
     assert httpx.get(stack.url.removesuffix("/v1") + "/docs").status_code == 200
-
-
-def test_nothing_that_the_document_allows_breaks_the_server(stack: Stack) -> None:
-    schema = schemathesis.openapi.from_url(stack.url.removesuffix("/v1") + "/openapi.json")
-    asked = 0
-    for result in schema.get_all_operations():
-        operation = result.ok()
-
-        @given(case=operation.as_strategy())
-        @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck), database=None)
-        def check(case: schemathesis.Case) -> None:
-            nonlocal asked
-            if isinstance(case.body, dict) and "completions" in case.path:
-                case.body |= {"max_tokens": 4, "max_completion_tokens": 4, "n": 1}
-            response = case.call(headers={**stack.headers, "cache-control": "no-store"}, timeout=120)
-            assert response.status_code < 500, (case.path, case.body, response.text)
-            asked += 1
-
-        check()
-    assert asked > 50
-    stack.wait_until_well()
-    for key in stack.get("/keys").json()["keys"]:
-        if key["name"] != "owner":
-            httpx.delete(f"{stack.url}/keys/{key['id']}", headers=stack.headers)

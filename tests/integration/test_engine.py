@@ -215,6 +215,29 @@ async def test_a_schema_is_kept_to(middle: LlamaCppChat) -> None:
         assert isinstance(json.loads(said.choices[0].message.content), dict)
 
 
+NOTHING_FITS: list[dict[str, Any]] = [
+    {"type": []},
+    {"enum": []},
+    {"properties": {"a": {"anyOf": []}}, "required": ["a"]},
+]
+
+
+@pytest.mark.parametrize("schema", NOTHING_FITS)
+async def test_a_schema_that_no_text_fits_is_the_askers_fault(
+    middle: LlamaCppChat, schema: dict[str, Any]
+) -> None:
+    wish = {"type": "json_schema", "json_schema": {"name": "nothing", "schema": schema}}
+    tools = [{"type": "function", "function": {"name": "f", "parameters": schema}}]
+    wishes: list[tuple[str, dict[str, Any]]] = [
+        ("response_format", {"response_format": wish}),
+        ("tools", {"tools": tools, "tool_choice": "required"}),
+    ]
+    for param, fields in wishes:
+        with pytest.raises(ChatError, match="cannot be enforced") as refused:
+            await answer(middle, messages=user("Hi"), **fields)
+        assert (refused.value.status, refused.value.param) == (400, param)
+
+
 async def test_a_forced_tool_is_called_and_declared_names_only(middle: LlamaCppChat) -> None:
     import json
 

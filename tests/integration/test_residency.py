@@ -15,7 +15,9 @@ import pytest
 
 from configs.catalog import load_catalog
 from configs.profile import load_profile
+from tests.configs.grafana.exported import ours
 from tests.integration.conftest import LARGE, MIDDLE, ONE_OF_THREE, SMALL, Stack, wait_for
+from tests.integration.exposition import scraped
 
 VARIANTS = (SMALL, MIDDLE, LARGE)
 
@@ -83,6 +85,14 @@ def test_three_hundred_requests_complete_within_the_budget(small_budget: Stack) 
     for name, answer in zip(trace, answers, strict=True):
         about = answer.json()["metadata"]
         assert about["variant"] == name or "was not ready in time" in about["route"]["reason"]
+
+
+def test_what_the_dashboards_show_of_it_is_there(small_budget: Stack) -> None:
+    wanted = {name: labels for name, labels in ours().items() if name.startswith("ray_groupqwen_residency_")}
+    assert len(wanted) == 5
+    wait_for(lambda: wanted.keys() <= scraped(small_budget).keys(), 20, lambda: f"{scraped(small_budget).keys()}")
+    there = scraped(small_budget)
+    assert {name for name, labels in wanted.items() if not labels <= there[name]} == set()
 
 
 def test_a_variant_can_be_brought_in_sent_out_and_pinned(small_budget: Stack) -> None:

@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -54,11 +55,40 @@ def test_up_recovers_after_everything_was_killed_and_loses_nothing(light: Stack)
         httpx.get(light.settings.dashboard.replace("127.0.0.1", "127.0.0.2"))
 
 
-def test_down_stops_exactly_what_up_started(light: Stack) -> None:
+def test_nothing_new_is_taken_on_while_it_drains_and_again_afterwards(light: Stack) -> None:
+    assert light.post("/drain", {"seconds": 0}).json() == {"draining": True, "under_way": 0}
+    refused = light.ask("Too late?", model=SMALL, max_tokens=2)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "shutting_down")
+    assert int(refused.headers["retry-after"]) > 0
+    health = light.get("/health")
+    assert (health.status_code, health.json()["status"], health.json()["ready"]) == (503, "draining", False)
+    assert light.post("/drain", {"on": False}).json()["draining"] is False
+    assert light.ask("And now?", model=SMALL, max_tokens=2).status_code == 200
+
+
+def test_what_is_under_way_may_end_before_all_is_stopped(light: Stack) -> None:
+    """And what is stopped is exactly what `up` has started."""
     stranger = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     try:
-        down = light.run_cli("down")
+        stream = light.client().chat.completions.create(
+            model=SMALL,
+            messages=[{"role": "user", "content": "Tell me a very long story about the sea."}],
+            stream=True,
+            max_tokens=1500,
+            extra_headers={"cache-control": "no-store"},
+        )
+        chunks = iter(stream)
+        next(chunks)
+        with ThreadPoolExecutor(1) as pool:
+            stopping = pool.submit(light.run_cli, "down", "--drain", "120")
+            wait_for(lambda: light.health().get("status") == "draining", 30, "it does not drain")
+            refused = light.ask("Too late?", model=SMALL, max_tokens=2)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "shutting_down")
+            last = list(chunks)[-1]
+            down = stopping.result()
+        assert last.choices[0].finish_reason in ("stop", "length"), "it was cut off"
         assert down.returncode == 0, down.stderr
+        assert "cut off" not in down.stdout
         assert marked(light.settings) == []
         assert stranger.poll() is None
         assert light.run_cli("down").stdout.strip() == "Nothing was running."

@@ -318,3 +318,16 @@ async def test_a_path_with_what_is_none_of_a_paths_reaches_no_route(secret: str,
     inner = Inner()
     status, _, _, _ = await ask(inner, b"x", path=path, authorization=f"Bearer {secret}")
     assert (status, inner.body) == (400, None)
+
+
+async def test_json_that_nests_too_deep_is_refused_before_it_is_parsed(secret: str) -> None:
+    rules = border._rules
+    assert rules is not None
+    border.enforce(replace(rules, body_bytes=2**20))
+    for deep in (b"[" * 65, b"[" * 100_000, b'{"messages":' * 65):
+        inner = Inner()
+        status, body, *_ = await ask(inner, deep, authorization=f"Bearer {secret}")
+        assert (status, body["error"]["code"]) == (400, "json_too_deep")
+        assert inner.body is None
+    status, *_ = await ask(Inner(), b"[" * 64, authorization=f"Bearer {secret}")
+    assert status == 200

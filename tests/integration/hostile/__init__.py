@@ -1,0 +1,1 @@
+"""Requests that no well-meaning client sends, as Hypothesis strategies. Nothing here knows a socket."""
