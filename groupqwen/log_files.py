@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ NEWEST_BYTES = 20 * 2**20
 
 OF_RAY = ("serve/*.log*", "*.log*", "*.out*", "*.err*")
 LONGEST_LISTING_SECONDS = 15
+MOST_LINES = "100000"
+"""Of each file of another machine."""
 
 
 @dataclass
@@ -73,15 +75,24 @@ def local_files(home: Home) -> list[Path]:
 
 
 def lines_of_nodes(settings: Settings, credentials: Credentials) -> Iterator[Line]:
-    """What Serve's parts have written on other machines of the group, by way of Ray's dashboard."""
-    for node in _asked(settings, credentials, "nodes", {"detail": "false"}):
-        if node.get("state") != "ALIVE" or node.get("is_head_node") or node.get("node_ip") == settings.interface:
-            continue
-        where = {"node_id": node["node_id"]}
-        listed = _asked(settings, credentials, "logs", {**where, "glob": "serve/*.log"})
-        for name in sorted({str(name) for names in dict(listed).values() for name in names}):
-            text = _text(settings, credentials, {**where, "filename": name, "lines": "100000"})
-            yield from read_lines(text.split("\n"), f"{node['node_ip']}:{Path(name).stem}")
+    """What Serve's parts have written on other machines of the group."""
+    for node in nodes(settings, credentials):
+        if node.get("state") == "ALIVE" and node.get("node_ip") != settings.interface:
+            yield from lines_of_node(settings, credentials, node)
+
+
+def nodes(settings: Settings, credentials: Credentials) -> list[dict[str, Any]]:
+    """Ray's nodes, as its dashboard tells of them; none while it does not answer."""
+    return list(_asked(settings, credentials, "nodes", {}))
+
+
+def lines_of_node(settings: Settings, credentials: Credentials, node: Mapping[str, Any]) -> Iterator[Line]:
+    """What Serve's parts have written on a node, by way of Ray's dashboard."""
+    where = {"node_id": str(node["node_id"])}
+    listed = dict(_asked(settings, credentials, "logs", {**where, "glob": "serve/*.log"}))
+    for name in sorted({str(name) for names in listed.values() for name in names}):
+        text = _text(settings, credentials, {**where, "filename": name, "lines": MOST_LINES})
+        yield from read_lines(text.split("\n"), f"{node['node_ip']}:{Path(name).stem}")
 
 
 def _asked(settings: Settings, credentials: Credentials, what: str, parameters: dict[str, str]) -> Any:

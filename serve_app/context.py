@@ -39,7 +39,7 @@ def request_context(connection: HTTPConnection) -> RequestContext:
         begin_within=_seconds(headers.get("x-groupqwen-begin-within")),
         variants=key.variants,
         remote=key.remote and headers.get("x-groupqwen-remote", "").strip().lower() != "never",
-        trace=traced(headers.get("traceparent")),
+        trace=traced(headers.get("traceparent"), key.query_text),
         cache="bypass" if "no-store" in control else "refresh" if "no-cache" in control else "use",
     )
 

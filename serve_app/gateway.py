@@ -134,7 +134,7 @@ class Gateway:
 
     async def reconfigure(self, config: Mapping[str, Any]) -> None:
         """Whether requests are traced, from `user_config`: without a restart."""
-        trace_by(config.get("trace"))
+        trace_by(config.get("trace"), self._profile.ledger.query_text)
 
     # -- answers -----------------------------------------------------------------------------------
 

@@ -79,13 +79,12 @@ class LlamaCppVariant(Resident):
     ) -> AsyncGenerator[list[ChatCompletionChunk], None]:
         chat = self._chat
         assert chat is not None
-        taken_up = None if context.trace is None else partial(self._note, context.request_id)
         steps = chat.chat(
             request,
             context.request_id,
             tenant=context.key_id,
             begin_within=context.begin_within,
-            taken_up=taken_up,
+            taken_up=None if context.trace is None else partial(self._note, context.request_id),
         )
         async with aclosing(steps):
             async for chunks in steps:

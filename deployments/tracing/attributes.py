@@ -42,13 +42,12 @@ def of_progress(progress: Progress) -> Attributes:
     """What was seen of an answer."""
     usage = progress.usage
     details = usage.prompt_tokens_details if usage else None
-    first = progress.first_token
     return {
         "gen_ai.usage.input_tokens": usage.prompt_tokens if usage else None,
         "gen_ai.usage.output_tokens": usage.completion_tokens if usage else None,
         "gen_ai.usage.cache_read.input_tokens": details.cached_tokens if details else None,
         "gen_ai.response.finish_reasons": [progress.finish_reason] if progress.finish_reason else None,
-        "gen_ai.response.time_to_first_chunk": first,
+        "gen_ai.response.time_to_first_chunk": progress.first_token,
     }
 
 
@@ -56,7 +55,7 @@ def tell_route(own: Step, record: QueryRecord, progress: Progress) -> None:
     """The end of the Router's part: what it has written down, but the question and an error's words."""
     if not own:
         return
-    route = record.decision.as_dict() if record.decision else {}
+    route = record.decision
     own.set(of_progress(progress))
     own.set(
         {
@@ -64,16 +63,16 @@ def tell_route(own: Step, record: QueryRecord, progress: Progress) -> None:
             "groupqwen.variant": record.variant,
             "groupqwen.cache": record.cache,
             "groupqwen.cache_distance": record.cache_distance,
-            "groupqwen.complexity": route.get("complexity"),
-            "groupqwen.level": route.get("level"),
-            "groupqwen.task": route.get("task"),
-            "groupqwen.decided_ms": route.get("decided_ms"),
+            "groupqwen.complexity": route.complexity if route else None,
+            "groupqwen.level": route.level if route else None,
+            "groupqwen.task": route.task if route else None,
+            "groupqwen.decided_ms": route.decided_ms if route else None,
             "groupqwen.cost_usd": record.cost_usd,
         }
     )
-    for attempt in route.get("attempts", ()):
+    for attempt in route.attempts if route else ():
         told = ("variant", "outcome", "tokens", "ms", "confidence")
-        own.event("attempt", {f"groupqwen.{name}": attempt[name] for name in told})
+        own.event("attempt", {f"groupqwen.{name}": getattr(attempt, name) for name in told})
     if record.status >= 400:
         own.fail("client_gone" if record.status == 499 else str(record.status), record.status)
 
@@ -100,7 +99,7 @@ async def from_gateway(
                         # (What a client names is a model only once it was found to be one.)
                         own.set({"gen_ai.request.model": request.model or AUTO, "groupqwen.cache": item.cache})
                         own.set({"gen_ai.response.model": variant, "groupqwen.variant": variant})
-                    elif words:
+                    elif words and isinstance(item, ChatCompletionChunk):
                         said.append(item)
                     yield item
         finally:
@@ -149,8 +148,8 @@ class Answered:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        elapsed, end = self._progress.first_token, time.time()
-        first = None if elapsed is None else self._progress.received + elapsed
+        seconds, end = self._progress.first_token, time.time()
+        first = None if seconds is None else self._began + seconds
         reading = self._taken_up.pop(self._request_id, self._let_in)
         self._own.set(of_progress(self._progress))
         self._own.past("queue", self._began, reading, {"groupqwen.wait_for_memory_s": self._let_in - self._began})

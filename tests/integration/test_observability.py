@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from groupqwen.log_files import session_logs
+from groupqwen.log_files import lines_of_node, nodes, session_logs
 from groupqwen.stack.deploy import http
 from tests.integration.conftest import SMALL, Stack, wait_for
 
@@ -164,3 +164,9 @@ def test_the_command_finds_the_lines_of_one_request(watched: Stack) -> None:
         assert any(part in line for line in said), done.stdout + done.stderr
     assert sum("refused: ChatError: 400 context_length_exceeded" in line for line in said) == 2
     assert all(identity in line for line in said)
+    # Another machine's files come by way of Ray's dashboard, which tells of the head's as well.
+    (head,) = nodes(watched.settings, watched.credentials)
+    elsewhere = [
+        line for line in lines_of_node(watched.settings, watched.credentials, head) if line.concerns(identity)
+    ]
+    assert {line.part.partition("#")[0] for line in elsewhere} >= {"groupqwen_Gateway", "groupqwen_Router"}

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
+from configs.ledger import QueryText
 from configs.tracing import TraceRules
 from serve_app import tracing
 from serve_app.tracing import Sampler, trace_by, traced
@@ -26,6 +27,24 @@ def test_the_share_is_the_owners_whatever_a_client_says() -> None:
     draws = iter([0.05, 0.2, 0.9, 0.0999])
     sampler = Sampler(TraceRules(to="file", share=0.1), draw=lambda: next(draws))
     assert [sampler.take(PARENT) is not None for _ in range(4)] == [True, False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "usual", "of_the_key", "words"),
+    [
+        (True, "text", None, True),
+        (True, "text", "none", False),
+        (True, "text", "hash", False),
+        (True, "none", None, False),
+        (True, "hash", "text", True),
+        (False, "text", "text", False),
+    ],
+)
+def test_words_are_traced_only_of_who_has_them_kept(
+    wanted: bool, usual: QueryText, of_the_key: QueryText | None, words: bool
+) -> None:
+    found = Sampler(TraceRules(to="file", words=wanted), usual).take(None, of_the_key)
+    assert found is not None and found.words is words
 
 
 def test_there_is_a_bound_on_what_is_traced() -> None:
