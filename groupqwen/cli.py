@@ -25,6 +25,7 @@ from groupqwen.downloads import DownloadError, is_ready
 from groupqwen.models import fetch_profile
 from groupqwen.plans import show_plan
 from groupqwen.stack.problem import StartProblem
+from groupqwen.top.command import top
 from groupqwen.usage import trace, usage
 
 app = typer.Typer(
@@ -40,6 +41,7 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(caches.app, name="cache")
 app.command()(usage)
 app.command()(trace)
+app.command()(top)
 console = Console()
 errors = Console(stderr=True)
 
