@@ -47,6 +47,11 @@ class Home:
         return self.root / "keys.json"
 
     @property
+    def salt(self) -> Path:
+        """What questions are hashed with whose words are not to be kept."""
+        return self.root / "ledger.salt"
+
+    @property
     def credentials(self) -> Path:
         """The owner's own key and the services' passwords, in clear, readable by the owner only."""
         return self.root / "credentials.json"

@@ -9,6 +9,7 @@ from pydantic import Field, field_serializer, model_validator
 
 from configs.catalog import Catalog, load_catalog
 from configs.document import ROOT, ConfigError, Strict, read
+from configs.ledger import LedgerRules
 from configs.routing import DeviceClass, Level
 
 PROFILES = ROOT / "profiles"
@@ -19,6 +20,28 @@ class Limits(Strict):
 
     body_bytes: int = Field(32 * 2**20, gt=0, description="Request body; beyond: 413.")
     messages: int = Field(4096, gt=0, description="Messages in a conversation; beyond: 400.")
+    images: int = Field(16, ge=0, description="Images in one request; beyond: 400 `too_many_images`.")
+    image_bytes: int = Field(
+        10 * 2**20,
+        gt=0,
+        description="One image as a file, without its base64; beyond: 413 `image_too_large`. All of a request, as "
+        "base64, have no more room than a body.",
+    )
+    image_pixels: int = Field(
+        40_000_000,
+        gt=0,
+        description="Width × height of one image, by its header alone; beyond: 413 `image_too_large`.",
+    )
+    image_urls: bool = Field(
+        False,
+        description="Whether an image may be named by an http or https URL of a public address, which the Gateway "
+        "then fetches; off: 400 `image_url_refused`.",
+    )
+    image_seconds: float = Field(
+        20,
+        gt=0,
+        description="Until all of a request's images by URL are there; beyond: 400 `image_url_refused`.",
+    )
     embedding_inputs: int = Field(256, gt=0, description="Texts in one embeddings request; beyond: 400.")
     concurrent_requests: int = Field(
         512, gt=0, description="Requests in the Gateway at once; beyond: 429 with Retry-After."
@@ -119,6 +142,11 @@ class Machine(Strict):
         None, gt=0, description="The most models in memory at once; beyond, one goes when another comes."
     )
     cores: int | None = Field(None, gt=0, description="Physical CPU cores; unset: asked.")
+    watts: float | None = Field(
+        None,
+        gt=0,
+        description="What it draws while it answers; unset: measured, where the system counts it (RAPL, NVML).",
+    )
     cpu_flags: frozenset[str] | None = Field(
         None, description="What its CPU can do, as the kernel names it; unset: asked."
     )
@@ -182,6 +210,7 @@ class Profile(Strict):
     )
     machine: Machine = Field(default_factory=lambda: Machine.model_validate({}))
     limits: Limits = Field(default_factory=lambda: Limits.model_validate({}))
+    ledger: LedgerRules = Field(default_factory=lambda: LedgerRules.model_validate({}))
     ports: Ports = Field(default_factory=lambda: Ports.model_validate({}))
     needs_network: bool = Field(False, description="Its weights come from a model hub.")
 

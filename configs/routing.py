@@ -169,6 +169,10 @@ class Condition(Strict):
     tools: bool | None = Field(None, description="Whether the request offers tools.")
     min_tokens: int | None = Field(None, ge=0, description="Of the whole conversation, roughly.")
     max_tokens: int | None = Field(None, ge=0)
+    max_chars: int | None = Field(None, ge=0, description="Of the last question.")
+    budget_used: float | None = Field(
+        None, ge=0, description="The least share that the key has used of any of its budgets (0.8: 80 %)."
+    )
     key: tuple[str, ...] = Field((), description="Ids of API keys.")
 
     @field_validator("matches")
@@ -188,12 +192,18 @@ class Rule(Strict):
     when: Condition
     force: str | None = Field(None, description="This variant answers, or nobody.")
     prefer: str | None = Field(None, description="This variant answers where it can.")
+    prefer_level: Level | None = Field(None, description="The variant of this level answers where it can.")
+    at_most_billions: float | None = Field(
+        None, gt=0, description="Variants with more parameters answer only where no smaller one can."
+    )
     forbid: tuple[str, ...] = Field((), description="These do not answer.")
 
     @model_validator(mode="after")
     def _does_something(self) -> Rule:
-        if not (self.force or self.prefer or self.forbid):
-            raise ValueError("a rule forces, prefers or forbids a variant")
+        if not (self.force or self.prefer or self.prefer_level or self.at_most_billions or self.forbid):
+            raise ValueError(
+                "a rule forces, prefers or forbids a variant, prefers a level, or bounds their parameters"
+            )
         return self
 
 

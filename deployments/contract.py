@@ -16,6 +16,7 @@ from typing import Any, Literal, Protocol
 from openai.types.chat import ChatCompletionChunk
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from configs.ledger import QueryText
 from configs.routing import DeviceClass, Preference
 
 logger = logging.getLogger("ray.serve")
@@ -203,6 +204,10 @@ class RawPromptRequest(ChatRequest):
     prompt: str | list[int]
 
 
+OWN = ":own"
+"""In a group's place: a key that shares no answers. (No group is called so.)"""
+
+
 @dataclass(frozen=True)
 class RequestContext:
     """Who asks and how, beside what is asked: made by the Gateway, handed from room to room."""
@@ -210,7 +215,7 @@ class RequestContext:
     request_id: str
     key_id: str = ""
     group: str | None = None
-    """Keys of one group may be served from each other's answers."""
+    """Keys of one group may be served from each other's answers; `OWN`: from nobody's but its own."""
     user: str | None = None
     session: str | None = None
     device: DeviceClass = "server"
@@ -225,8 +230,20 @@ class RequestContext:
     """Who may answer, by the asking key; None: all."""
     remote: bool = True
     """Whether it may leave the group's own machines, where a remote variant is served."""
+    query_text: QueryText | None = None
+    """What the Ledger keeps of the question; None: as the profile says."""
+    budget_used: float | None = None
+    """The largest share (0 to 1 and beyond) that its key has used of a budget; None: it has none."""
+    begin_within: float | None = None
+    """Seconds after it was received within which an answer must have begun; None: as routing.yaml says."""
     received: float = field(default_factory=time.time)
     """Unix time, seconds."""
+
+    def left_to_begin(self) -> float | None:
+        """Seconds from now within which an answer must have begun. (A clock that was moved adds none.)"""
+        if self.begin_within is None:
+            return None
+        return min(self.begin_within, self.received + self.begin_within - time.time())
 
     def numbered(self, n: int) -> RequestContext:
         """The context of one of several requests that came in one; the first keeps the id."""

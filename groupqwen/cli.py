@@ -87,7 +87,8 @@ def up(
     table.add_row("Endpoint", settings.endpoint)
     if listen:
         table.add_row("", f"http://{listen}:{settings.ports.http}/v1")
-    table.add_row("API key", credentials.api_key)
+    # (What is not a terminal may be a log.)
+    table.add_row("API key", credentials.api_key if console.is_terminal else "`groupqwen status` shows it")
     table.add_row("API docs", settings.endpoint.removesuffix("/v1") + "/docs")
     table.add_row("Ray dashboard", f"{settings.dashboard}  (token: {settings.home.run / 'ray-token'})")
     table.add_row("Stop", "bash scripts/down.sh")
@@ -148,8 +149,12 @@ def _wherever(path: str | Path | None) -> str | None:
 
 
 @app.command()
-def down() -> None:
-    """Stop exactly what `up` has started. Models, cache, ledger and keys stay."""
+def down(
+    drain: Annotated[
+        float, typer.Option(min=0, max=300, help="Seconds that answers under way are given; 0: none.")
+    ] = 30,
+) -> None:
+    """Stop exactly what `up` has started; answers under way may end. Models, cache, ledger and keys stay."""
     from groupqwen.stack.lifecycle import Choices, remembered, settings_for
     from groupqwen.stack.lifecycle import down as bring_down
 
@@ -159,7 +164,7 @@ def down() -> None:
     except ConfigError:
         # What runs was started with a profile that is gone or wrong by now; it must be stoppable all the same.
         settings = settings_for(home(), replace(choices, profile="cpu", catalog=None))
-    if bring_down(settings, console):
+    if bring_down(settings, console, drain):
         console.print("Stopped. Your data is in " + str(home().root))
     else:
         console.print("Nothing was running.")

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 import time
-from typing import Annotated
+from dataclasses import asdict, replace
+from typing import Annotated, Any, cast, get_args
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from configs.home import home
+from configs.ledger import QueryText
 from configs.routing import PREFERENCES
+from deployments.budgets.limits import KeyLimits
 from groupqwen.stack.credentials import remember_key
 from serve_app.keys import (
     GROUP_NAME,
@@ -26,6 +29,9 @@ from serve_app.keys import (
 
 app = typer.Typer(help="API keys: who they are for, what they may do, and what they prefer.", no_args_is_help=True)
 console = Console()
+
+Most = typer.Option(min=0, help="0: no limit.")
+Dollars = typer.Option(min=0.0, help="US dollars; 0: no limit.")
 
 KeyArgument = Annotated[str, typer.Argument(help="The key's id, from `groupqwen keys list`.")]
 
@@ -51,13 +57,19 @@ def create(
     ] = None,
     variant: Annotated[list[str] | None, typer.Option(help="Who may answer it; unset: all.")] = None,
     local: Annotated[bool, typer.Option("--local", help="Its requests never leave the group's machines.")] = False,
+    own_cache: Annotated[bool, typer.Option("--own-cache", help="It shares no cached answers.")] = False,
+    query_text: Annotated[
+        str | None, typer.Option(help="What is kept of its questions: text, hash, none.")
+    ] = None,
 ) -> None:
-    """Make a key. Its secret is shown once, and kept nowhere. Counts within a second."""
+    """Make a key. Its secret is shown once, and kept nowhere. Counts within a second. (What it may ask and spend:
+    `groupqwen keys limits`.)"""
     scopes = tuple(dict.fromkeys(scope or ["chat"]))
     if not set(scopes) <= set(SCOPES):
         raise typer.BadParameter(f"there are {' and '.join(SCOPES)}", param_hint="--scope")
     variants = None if variant is None else tuple(variant)
-    key, secret = create_key(home().keys, name, scopes=scopes, variants=variants, remote=not local)
+    granted: dict[str, Any] = {"scopes": scopes, "variants": variants, "remote": not local, "own_cache": own_cache}
+    key, secret = create_key(home().keys, name, **granted, query_text=_policy(query_text))
     console.print(f"{key.id} ({', '.join(scopes)}): {secret}", soft_wrap=True)
 
 
@@ -110,7 +122,68 @@ def group(
     console.print(f"{key}: {name}")
 
 
-def _change(key: str, **fields: str | None) -> None:
+@app.command()
+def limits(
+    key: KeyArgument,
+    requests_per_minute: Annotated[int | None, Most] = None,
+    tokens_per_minute: Annotated[int | None, Most] = None,
+    concurrent: Annotated[int | None, typer.Option(min=0, help="Requests at once.")] = None,
+    usd_per_day: Annotated[float | None, Dollars] = None,
+    usd_per_week: Annotated[float | None, Dollars] = None,
+    usd_per_month: Annotated[float | None, Dollars] = None,
+    alert_at: Annotated[
+        float | None, typer.Option(min=0.01, max=1, help="Share of a budget at which you are told.")
+    ] = None,
+    none: Annotated[bool, typer.Option("--none", help="Nothing is limited any more.")] = False,
+) -> None:
+    """What a key may ask and spend; without options: what is set. 0 takes one limit away. Counts within a second.
+
+    A request beyond is answered with 429 and the time to try again. US dollars are the catalog's prices; periods
+    are those of UTC. What is left: GET /v1/budget.
+    """
+    found = next((each for each in read_keys(home().keys) if each.id == key), None)
+    if found is None:
+        raise _unknown(key)
+    said = {
+        "requests_per_minute": requests_per_minute,
+        "tokens_per_minute": tokens_per_minute,
+        "concurrent": concurrent,
+        "usd_per_day": usd_per_day,
+        "usd_per_week": usd_per_week,
+        "usd_per_month": usd_per_month,
+        "alert_at": alert_at,
+    }
+    wanted = {name: value or None for name, value in said.items() if value is not None}
+    now = replace(KeyLimits() if none else found.limits, **wanted)  # type: ignore[arg-type]
+    if now != found.limits:
+        _change(key, limits=now)
+    table = Table(show_header=False, box=None)
+    for name, value in asdict(now).items():
+        table.add_row(name.replace("_", " "), "no limit" if value is None else f"{value:g}")
+    console.print(table)
+
+
+@app.command()
+def privacy(
+    key: KeyArgument,
+    query_text: Annotated[str, typer.Argument(help="text, hash, none; default: as the profile says.")],
+) -> None:
+    """What the Ledger keeps of a key's questions: their first 500 characters, a salted hash, or nothing."""
+    policy = None if query_text == "default" else _policy(query_text)
+    _change(key, query_text=policy)
+    console.print(f"{key}: {query_text}")
+
+
+def _policy(query_text: str | None) -> QueryText | None:
+    for known in get_args(QueryText):
+        if query_text == known:
+            return cast(QueryText, known)
+    if query_text is None:
+        return None
+    raise typer.BadParameter("there are text, hash and none", param_hint="QUERY_TEXT")
+
+
+def _change(key: str, **fields: Any) -> None:
     if not change_key(home().keys, key, **fields):
         raise _unknown(key)
 

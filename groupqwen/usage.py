@@ -32,6 +32,7 @@ def usage(
         "tokens read",
         "written",
         "cost $",
+        "power $",
         "saved $",
         "first token",
         "p95",
@@ -42,7 +43,7 @@ def usage(
         table.add_row(
             row["name"],
             *(f"{row[name]:,}" for name in ("requests", "failed", "hits", "prompt_tokens", "completion_tokens")),
-            *(f"{row[name]:.4f}" for name in ("cost_usd", "saved_usd")),
+            *(f"{row[name]:.4f}" for name in ("cost_usd", "electricity_usd", "saved_usd")),
             *("-" if one is None else f"{one / 1e3:.2f} s" for one in (first, whole)),
         )
     console.print(table if said["rows"] else "Nothing was asked in this time.")
@@ -81,7 +82,8 @@ def trace(
     )
     read = f"{said['prompt_tokens']} read ({said['cached_tokens']} of them known)"
     table.add_row("tokens", f"{read}, {said['completion_tokens']} written")
-    table.add_row("cost", f"${said['cost_usd']:.6f}, saved ${said['saved_usd'] or 0:.6f}")
+    drew = "" if said["energy_wh"] is None else f"; {said['energy_wh']:.4f} Wh, ${said['electricity_usd']:.6f}"
+    table.add_row("cost", f"${said['cost_usd']:.6f}, saved ${said['saved_usd'] or 0:.6f}{drew}")
     for one in said["feedback"]:
         table.add_row("said of it", one["rating"] + (f": {escape(one['comment'])}" if one["comment"] else ""))
     console.print(table)

@@ -10,28 +10,31 @@ import json
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi.responses import StreamingResponse
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from starlette.types import Receive, Scope, Send
 
+from deployments.budgets.book import Standing
 from deployments.chunks import fold
 from deployments.contract import ChatError, RequestContext
 from deployments.router.decision import HITS, Routed
 
 logger = logging.getLogger("ray.serve")
 
-Item = Routed | ChatCompletionChunk
+Item = Standing | Routed | ChatCompletionChunk
 DONE = b"data: [DONE]\n\n"
 KEEP_ALIVE = b": keep-alive\n\n"
 
 
-def headers(routed: Routed | None) -> dict[str, str]:
-    """The headers that tell which variant answered and why."""
+def headers(routed: Routed | None, standing: Standing | None = None) -> dict[str, str]:
+    """The headers that tell which variant answered and why, and what is left to the key."""
+    told = {} if standing is None else allowance(standing)
     if routed is None:
-        return {}
-    told = {
+        return told
+    told |= {
         "x-groupqwen-variant": routed.decision.variant,
         "x-groupqwen-cache": routed.cache,
         "x-groupqwen-decision": routed.decision.header(),
@@ -41,6 +44,16 @@ def headers(routed: Routed | None) -> dict[str, str]:
     if routed.cached_at is not None:
         told["age"] = str(max(0, round(time.time()) - routed.cached_at))
     return told
+
+
+def allowance(standing: Standing) -> dict[str, str]:
+    """What is left to a key this minute, as OpenAI's headers say it."""
+    left = {"requests": standing.requests_left, "tokens": standing.tokens_left}
+    return {
+        f"x-ratelimit-remaining-{what}": str(max(0, int(number)))
+        for what, number in left.items()
+        if number is not None
+    }
 
 
 def metadata(routed: Routed | None, context: RequestContext) -> dict[str, Any]:
@@ -81,6 +94,29 @@ def frame(data: dict[str, Any]) -> bytes:
     )
 
 
+@dataclass
+class Whole:
+    """An answer that is collected."""
+
+    chunks: list[ChatCompletionChunk] = field(default_factory=list)
+    routed: Routed | None = None
+    standing: Standing | None = None
+
+    def take(self, item: Item) -> None:
+        """One more item of it."""
+        if isinstance(item, ChatCompletionChunk):
+            self.chunks.append(item)
+        elif isinstance(item, Routed):
+            self.routed = item
+        else:
+            self.standing = item
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Which variant answered and why, and what is left to the key."""
+        return headers(self.routed, self.standing)
+
+
 class AnswerStream:
     """A routed answer as SSE frames. `start` waits until the request was accepted or refused, so that a
     refusal has its HTTP status; after that the headers go out and errors are events."""
@@ -106,16 +142,23 @@ class AnswerStream:
         self._next: asyncio.Task[Item] | None = None
         self._held: dict[str, Any] | None = None
         self.routed: Routed | None = None
+        self.standing: Standing | None = None
 
     async def start(self) -> None:
         """Raises `ChatError` if the request is refused. Waits for the first chunk, which says that it is
         accepted, but never longer than a keep-alive: then the headers must go."""
         until = time.monotonic() + self._keep_alive
         item = await self._wait(until - time.monotonic())
+        while isinstance(item, Standing | Routed):
+            self._note(item)
+            item = await self._wait(max(0.0, until - time.monotonic()))
+
+    def _note(self, item: Standing | Routed) -> None:
+        self._take()
         if isinstance(item, Routed):
             self.routed = item
-            self._take()
-            await self._wait(max(0.0, until - time.monotonic()))
+        else:
+            self.standing = item
 
     async def frames(self) -> AsyncIterator[bytes]:
         """All frames, to `[DONE]` or an error event."""
@@ -128,10 +171,10 @@ class AnswerStream:
                 if item is None:
                     yield KEEP_ALIVE
                     continue
-                self._take()
-                if isinstance(item, Routed):
-                    self.routed = item
+                if isinstance(item, Standing | Routed):
+                    self._note(item)
                     continue
+                self._take()
                 for data in self._events(item):
                     yield frame(data)
             if self._held is not None:

@@ -117,11 +117,12 @@ def build(args: dict[str, Any]) -> Application:
     several = {**ruled, "num_replicas": profile.limits.routers}
     cache = graph.versioned(graph.bind(SemanticCache, several, *of_cache, opinions, seal), made_with)
     classifier = graph.bind(Classifier, ruled)
-    ledger = graph.bind(Ledger, light, required("GROUPQWEN_DATABASE_URL"), str(here.journal))
+    days = profile.ledger.retention_days
+    ledger = graph.bind(Ledger, light, required("GROUPQWEN_DATABASE_URL"), str(here.journal), days)
     router = graph.bind(Router, several, profile, catalog, variants, redis_url, seal, cache, classifier)
     # Room for health checks while all places are taken.
     ingress = {**stateless, "max_ongoing_requests": busy + 64}
-    return graph.bind(Gateway, ingress, profile, catalog, router, cache, ledger, keeper)
+    return graph.bind(Gateway, ingress, profile, catalog, router, cache, ledger, keeper, redis_url)
 
 
 def variant(graph: Graph, row: Row, plan: Plan, catalog: Catalog, here: Home) -> Application:

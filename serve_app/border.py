@@ -33,7 +33,7 @@ OPEN_PATHS = frozenset({"/docs", "/docs/oauth2-redirect", "/openapi.json", "/v1/
 
 
 ADMIN_PATHS = re.compile(
-    r"/v1/(?:keys(?:/.*)?|cache/clear|rollout|audit|models/.+/(?:load|unload|pin))/?", re.DOTALL
+    r"/v1/(?:keys(?:/.*)?|cache/clear|rollout|audit|drain|models/.+/(?:load|unload|pin))/?", re.DOTALL
 )
 """What touches others than the one who asks."""
 

@@ -8,7 +8,7 @@ from typing import cast
 from starlette.requests import HTTPConnection, Request
 
 from configs.routing import PREFERENCES, DeviceClass, Preference
-from deployments.contract import RequestContext, invalid
+from deployments.contract import OWN, RequestContext, invalid
 from serve_app.keys import ApiKey
 
 DEVICES = ("server", "macbook", "mobile")
@@ -17,7 +17,8 @@ DEVICES = ("server", "macbook", "mobile")
 def request_context(connection: HTTPConnection) -> RequestContext:
     """Headers: `x-groupqwen-device` (server, macbook, mobile; unset: the machine of the group that it comes from),
     `x-groupqwen-session`, `x-groupqwen-preference` (economy, balanced, best), `x-groupqwen-max-cost` (US dollars
-    of the answer), `x-groupqwen-remote: never` (nothing leaves the group's own machines), and `cache-control`
+    of the answer), `x-groupqwen-begin-within` (seconds until its first token; what cannot begin by then is
+    refused), `x-groupqwen-remote: never` (nothing leaves the group's own machines), and `cache-control`
     (`no-cache` asks anew and stores, `no-store` leaves the cache alone)."""
     headers = connection.headers
     key: ApiKey = connection.state.key
@@ -26,12 +27,14 @@ def request_context(connection: HTTPConnection) -> RequestContext:
     return RequestContext(
         request_id=connection.state.request_id,
         key_id=key.id,
-        group=key.group,
+        group=_group(key),
+        query_text=key.query_text,
         user=headers.get("x-openwebui-user-id"),
         session=headers.get("x-groupqwen-session", "")[:128] or None,
         device=cast(DeviceClass, device) if device in DEVICES else "server",
         preference=_preference(headers.get("x-groupqwen-preference", "")) or _preference(key.preference or ""),
         max_cost_usd=_dollars(headers.get("x-groupqwen-max-cost")),
+        begin_within=_seconds(headers.get("x-groupqwen-begin-within")),
         variants=key.variants,
         remote=key.remote and headers.get("x-groupqwen-remote", "").strip().lower() != "never",
         cache="bypass" if "no-store" in control else "refresh" if "no-cache" in control else "use",
@@ -39,9 +42,13 @@ def request_context(connection: HTTPConnection) -> RequestContext:
 
 
 def asker(request: Request) -> tuple[str, str | None]:
-    """Whose entries of the cache are meant: the key's id, and its group."""
+    """Whose entries of the cache are meant: the key's id, and its group, or that it has a cache of its own."""
     key: ApiKey = request.state.key
-    return key.id, key.group
+    return key.id, _group(key)
+
+
+def _group(key: ApiKey) -> str | None:
+    return OWN if key.own_cache else key.group
 
 
 def _preference(name: str) -> Preference | None:
@@ -55,14 +62,29 @@ def _preference(name: str) -> Preference | None:
     return next((known for known in PREFERENCES if known == wanted), None)
 
 
-def _dollars(text: str | None) -> float | None:
+def _seconds(text: str | None) -> float | None:
     if text is None:
         return None
+    value = _number(text)
+    if not value > 0:
+        raise invalid("x-groupqwen-begin-within must be a number of seconds", param="x-groupqwen-begin-within")
+    return value
+
+
+def _number(text: str) -> float:
+    """A finite one, or none at all."""
     try:
         value = float(text)
     except ValueError:
-        value = math.nan
-    if not (math.isfinite(value) and value >= 0):
+        return math.nan
+    return value if math.isfinite(value) else math.nan
+
+
+def _dollars(text: str | None) -> float | None:
+    if text is None:
+        return None
+    value = _number(text)
+    if not value >= 0:
         raise invalid("x-groupqwen-max-cost must be a number of US dollars", param="x-groupqwen-max-cost")
     return value
 

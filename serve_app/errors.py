@@ -19,7 +19,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     403: {"model": ErrorResponse, "description": "The key is valid, and not for this."},
     404: {"model": ErrorResponse, "description": "No such model."},
     408: {"model": ErrorResponse, "description": "The body did not come in time."},
-    413: {"model": ErrorResponse, "description": "The body is too large."},
+    413: {"model": ErrorResponse, "description": "The body, or an image in it, is too large."},
     429: {"model": ErrorResponse, "description": "Busy: try again after `Retry-After` seconds."},
     500: {"model": ErrorResponse, "description": "A fault of ours."},
     503: {"model": ErrorResponse, "description": "A part is not there right now; it comes back by itself."},

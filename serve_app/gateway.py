@@ -15,7 +15,6 @@ from typing import Any
 import httpx
 from fastapi import FastAPI, Request, Security, WebSocket
 from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
-from openai.types.chat import ChatCompletionChunk
 from pydantic import ValidationError
 from ray import serve
 from ray.exceptions import RayTaskError
@@ -26,6 +25,7 @@ from configs.catalog import Catalog
 from configs.home import home
 from configs.placement import application_of
 from configs.profile import Profile
+from deployments.classifier.rules import CHARS_PER_TOKEN
 from deployments.contract import (
     ChatError,
     ChatRequest,
@@ -35,21 +35,19 @@ from deployments.contract import (
     invalid,
     queue_full,
 )
-from deployments.ledger.journal import Journal
 from deployments.ledger.opinions import Feedback
-from deployments.ledger.record import Progress, QueryRecord
 from deployments.residency import RESIDENCY
-from deployments.residency.machine import State
-from deployments.router.decision import Routed
 from deployments.serving import deployment, variant_of
-from deployments.timing import within
-from serve_app import answers, cache_routes, embeddings, key_routes, ledger_routes
-from serve_app.answers import AnswerResponse, AnswerStream, Item
+from serve_app import answers, budget_routes, cache_routes, drain_routes, embeddings, key_routes, ledger_routes
+from serve_app.admission import Admission, admit_by
+from serve_app.answers import AnswerResponse, AnswerStream, Item, Whole
 from serve_app.border import Border, KeyScheme, Rules, enforce
 from serve_app.completions import text_body, text_chunk
+from serve_app.content import Contents
 from serve_app.context import disconnected, request_context
 from serve_app.devices import Devices
 from serve_app.errors import ERRORS, chat_error, shape_errors
+from serve_app.health import Conditions
 from serve_app.keys import ApiKey, KeyRing
 from serve_app.metrics import scrape
 from serve_app.parts import GONE, serve_from
@@ -69,12 +67,6 @@ from serve_app.schemas import (
 )
 from serve_app.websocket import serve_socket
 
-PART_SECONDS = 2.0
-STATES = frozenset(State)
-"""What a variant that is well may be; `unavailable` is none of them."""
-AWAY = "away"
-"""One on a machine that is not there now: all is well all the same."""
-
 # Serve pickles the class below while this module is still being imported: what its methods use must be
 # defined above it or in another module.
 api = FastAPI(
@@ -88,6 +80,8 @@ api = FastAPI(
 api.add_middleware(Border)
 api.include_router(key_routes.routes)
 api.include_router(ledger_routes.routes)
+api.include_router(budget_routes.routes)
+api.include_router(drain_routes.routes)
 api.include_router(cache_routes.routes)
 shape_errors(api)
 
@@ -105,17 +99,19 @@ class Gateway:
         cache: DeploymentHandle,
         ledger: DeploymentHandle,
         residency: DeploymentHandle | None,
+        redis_url: str,
     ) -> None:
         self._profile, self._catalog = profile, catalog
         self._limits = profile.limits
+        self._contents = Contents(profile.limits)
         self._router, self._cache, self._ledger = router, cache, ledger
         self._residency = residency
         # A handle to a method is made once: making one costs as much as using it.
         self._chat = router.options(stream=True).chat
-        self._active = 0
-        self._journal: Journal | None = None
         self._http = httpx.AsyncClient(timeout=5)
         self.keys = KeyRing(home().keys)
+        self._admission = Admission(profile, catalog, self.keys, redis_url, ledger)
+        self._watching = asyncio.get_running_loop().create_task(self._admission.watch())
         limits = profile.limits
         enforce(
             Rules(
@@ -124,9 +120,11 @@ class Gateway:
                 Devices(profile.nodes),
                 limits.body_seconds,
                 limits.send_seconds,
-                self._append,
+                self._admission.append,
             )
         )
+        admit_by(self._admission)
+        self._conditions = Conditions(router=router, cache=cache, ledger=ledger, residency=residency)
         serve_from(router=router, cache=cache, ledger=ledger)
 
     # -- answers -----------------------------------------------------------------------------------
@@ -134,13 +132,13 @@ class Gateway:
     @api.post("/v1/chat/completions", response_model=None, responses={200: {"model": ChatAnswer}})
     async def chat_completions(self, body: ChatRequest, request: Request) -> Response:
         """Answer a conversation. `model` is `auto`, a variant, or an alias; see `/v1/models`."""
-        self.check(body)
+        body = await self.check(body)
         context = request_context(request)
         if body.stream:
             include_usage = bool(body.stream_options and body.stream_options.include_usage)
             return await self._stream(body, context, include_usage=include_usage)
-        chunks, routed = await self._whole(body, context, request)
-        return JSONResponse(answers.body(chunks, routed, context), headers=answers.headers(routed))
+        whole = await self._whole(body, context, request)
+        return JSONResponse(answers.body(whole.chunks, whole.routed, context), headers=whole.headers)
 
     @api.post("/v1/completions", response_model=None, responses={200: {"model": TextAnswer}})
     async def completions(self, body: CompletionRequest, request: Request) -> Response:
@@ -167,10 +165,10 @@ class Gateway:
         )
         return JSONResponse(
             {
-                **text_body(body, [chunks for chunks, _ in folded]),
-                "metadata": answers.metadata(folded[0][1], context),
+                **text_body(body, [whole.chunks for whole in folded]),
+                "metadata": answers.metadata(folded[0].routed, context),
             },
-            headers=answers.headers(folded[0][1]),
+            headers=folded[0].headers,
         )
 
     @api.websocket("/v1/chat/ws")
@@ -184,6 +182,7 @@ class Gateway:
             socket,
             self.keys,
             self._limits,
+            self.check,
             lambda chat, context: self.open(chat, context, include_usage=True),
         )
 
@@ -199,7 +198,7 @@ class Gateway:
             await stream.close()
             raise
         headers = {
-            **answers.headers(stream.routed),
+            **answers.headers(stream.routed, stream.standing),
             "cache-control": "no-cache",
             "x-accel-buffering": "no",
         }
@@ -218,9 +217,7 @@ class Gateway:
             convert=(lambda chunk: text_chunk(chunk, 0)) if text else answers.dump,
         )
 
-    async def _whole(
-        self, chat: ChatRequest, context: RequestContext, request: Request
-    ) -> tuple[list[ChatCompletionChunk], Routed | None]:
+    async def _whole(self, chat: ChatRequest, context: RequestContext, request: Request) -> Whole:
         """Collect an answer; given up when the client leaves or the time is over."""
         collecting = asyncio.ensure_future(self._collect(chat, context))
         leaving = asyncio.ensure_future(disconnected(request))
@@ -238,79 +235,60 @@ class Gateway:
                 task.cancel()
             await asyncio.gather(collecting, leaving, return_exceptions=True)
 
-    async def _collect(
-        self, chat: ChatRequest, context: RequestContext
-    ) -> tuple[list[ChatCompletionChunk], Routed | None]:
-        routed, chunks = None, []
+    async def _collect(self, chat: ChatRequest, context: RequestContext) -> Whole:
+        whole = Whole()
         async with aclosing(self._items(chat, context)) as items:
             async for item in items:
-                if isinstance(item, ChatCompletionChunk):
-                    chunks.append(item)
-                else:
-                    routed = item
-        if not chunks:
+                whole.take(item)
+        if not whole.chunks:
             raise engine_gone("auto")
-        return chunks, routed
+        return whole
 
     async def _items(self, chat: ChatRequest, context: RequestContext) -> AsyncGenerator[Item, None]:
-        """The Router's items, its failures as `ChatError`. Where the Router died, the row of the ledger
-        that it owed is written here."""
-        if self._active >= self._limits.concurrent_requests:
-            raise queue_full(2.0)
-        items = self._chat.remote(chat, context)
-        self._active += 1
-        progress = Progress(context.received)
-        running = True
-        try:
-            async for batch in items:
-                for item in batch:
-                    progress.see(item)
-                    yield item
-            running = False
-        except RayTaskError as error:
-            running = False
-            raise chat_error(error) from error
-        except BackPressureError as error:
-            running = False
-            raise queue_full(2.0) from error
-        except GONE as error:
-            running = False
-            gone = engine_gone("router")
-            self._write_down(chat, context, progress, gone)
-            raise gone from error
-        finally:
-            self._active -= 1
-            if running:
-                items.cancel()
+        """How the key stands, where it is limited; then the Router's items, its failures as `ChatError`."""
+        async with self._admission.admit(chat, context) as admitted:
+            if admitted.standing is not None:
+                yield admitted.standing
+            items = self._chat.remote(chat, admitted.context)
+            running = True
+            try:
+                async for batch in items:
+                    for item in batch:
+                        admitted.see(item)
+                        yield item
+                running = False
+            except RayTaskError as error:
+                running = False
+                raise chat_error(error) from error
+            except (BackPressureError, *GONE) as error:
+                # The row of the Ledger that the Router owed is written here.
+                running = False
+                gone = queue_full(2.0) if isinstance(error, BackPressureError) else engine_gone("router")
+                self._admission.refused(chat, admitted, gone)
+                raise gone from error
+            finally:
+                if running:
+                    items.cancel()
 
-    def _write_down(
-        self, chat: ChatRequest, context: RequestContext, progress: Progress, error: ChatError
-    ) -> None:
-        record = QueryRecord.begin(chat, context)
-        record.fail(error.status, error.message)
-        record.finish(progress, self._catalog, self._profile.variants)
-        self._append(record.as_row())
-
-    def _append(self, row: dict[str, Any]) -> None:
-        self._journal = self._journal or Journal(home().journal)
-        self._journal.append(row)
-
-    def check(self, body: ChatRequest) -> None:
-        """Raise a 400 for a conversation beyond the limits."""
+    async def check(self, body: ChatRequest) -> ChatRequest:
+        """The conversation with its contents in one form. Raises a 400 or 413 for one beyond the limits."""
         if len(body.messages) > self._limits.messages:
             raise invalid(
                 f"messages holds {len(body.messages)} messages; the limit is {self._limits.messages}",
                 param="messages",
             )
+        return await self._contents.checked(body)
 
     # -- embeddings --------------------------------------------------------------------------------
 
     @api.post("/v1/embeddings")
-    async def embeddings(self, body: EmbeddingRequest) -> EmbeddingAnswer:
+    async def embeddings(self, body: EmbeddingRequest, request: Request) -> EmbeddingAnswer:
         """Sentence embeddings by the profile's embedder."""
         name = self._profile.embedder
         texts = embeddings.texts_of(body, name, self._catalog.embedders[name].dimensions, self._limits)
-        vectors, tokens = await self._ask(self._cache.embed.remote(texts), "cache")
+        key, request_id = request.state.key, request.state.request_id
+        async with self._admission.count(key.id, request_id, sum(map(len, texts)) // CHARS_PER_TOKEN):
+            vectors, tokens = await self._ask(self._cache.embed.remote(texts), "cache")
         return embeddings.answer(body, name, vectors, tokens)
 
     # -- what there is and how it is -----------------------------------------------------------------
@@ -374,7 +352,7 @@ class Gateway:
     async def route(self, body: ChatRequest, request: Request) -> Route:
         """The decision for a conversation, without an answer: which variant, and why the others were passed
         over. The cache is not asked."""
-        self.check(body)
+        body = await self.check(body)
         decision = await self._ask(self._router.route.remote(body, request_context(request)), "router")
         return Route.model_validate(decision.as_dict())
 
@@ -384,7 +362,7 @@ class Gateway:
         if body.verdict is None:
             raise invalid("Say `rating` (up, down, regenerate), or a `correction`.", param="rating")
         key: ApiKey = request.state.key
-        self._append(body.as_row(key.id))
+        self._admission.append(body.as_row(key.id))
         counted = self._router.feedback.remote(body.request_id, key.id, body.verdict == "up")
         return Received(known=await self._ask(counted, "router"))
 
@@ -397,29 +375,9 @@ class Gateway:
     @api.get("/v1/health", responses={503: {"model": Health}})
     async def health(self, request: Request, response: Response) -> Health:
         """Live (this process answers), ready (a question would be answered), and part by part."""
-        models, cache, ledger = await asyncio.gather(
-            self._part(self._router.models.remote()),
-            self._part(self._cache.health.remote()),
-            self._part(self._ledger.health.remote()),
-        )
-        variants = {m["id"]: m["status"]["state"] for m in models} if isinstance(models, list) else {}
-        ready = any(state in STATES for state in variants.values())
-        parts = {
-            "router": {"ok": isinstance(models, list)},
-            "cache": cache,
-            "ledger": ledger,
-            "variants": variants,
-        }
-        well = (
-            ready and cache["ok"] and ledger["ok"] and all(state in STATES | {AWAY} for state in variants.values())
-        )
-        response.status_code = 200 if ready else 503
-        return Health(
-            status="ok" if well else "degraded" if ready else "down",
-            live=True,
-            ready=ready,
-            parts=parts if request.state.key is not None else None,
-        )
+        found = await self._conditions.look(draining=self._admission.draining)
+        response.status_code = 200 if found.ready else 503
+        return found if request.state.key is not None else found.model_copy(update={"parts": None})
 
     @api.get("/v1/metrics", response_class=PlainTextResponse)
     async def metrics(self) -> Response:
@@ -437,9 +395,3 @@ class Gateway:
             raise chat_error(error) from error
         except (*GONE, TimeoutError) as error:
             raise engine_gone(part) from error
-
-    async def _part(self, response: Any) -> Any:
-        try:
-            return await within(response, PART_SECONDS)
-        except (TimeoutError, RayTaskError, *GONE) as error:
-            return {"ok": False, "error": type(error).__name__}

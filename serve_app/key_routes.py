@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from dataclasses import asdict
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from configs.home import home
+from configs.ledger import QueryText
 from configs.routing import Preference
+from deployments.budgets.limits import KeyLimits
 from deployments.contract import ChatError, invalid
 from serve_app.keys import (
     GROUP_NAME,
     ApiKey,
     KeyScope,
     LastAdmin,
+    change_key,
     create_key,
     read_keys,
     revoke_key,
@@ -23,11 +27,28 @@ from serve_app.keys import (
 
 routes = APIRouter(prefix="/v1/keys")
 
+MOST = 10**9
+"""Of any limit."""
+
 KeyId = Annotated[str, Path(pattern=r"^key_[0-9a-f]{12}$")]
 
 
-class NewKey(BaseModel):
-    """A key to be made."""
+class Limits(BaseModel):
+    """What a key may ask and spend; null: no limit. US dollars at the catalog's prices; periods in UTC."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    requests_per_minute: int | None = Field(None, ge=1, le=MOST)
+    tokens_per_minute: int | None = Field(None, ge=1, le=MOST, description="Read and written.")
+    concurrent: int | None = Field(None, ge=1, le=MOST, description="Requests at once.")
+    usd_per_day: float | None = Field(None, ge=0, le=MOST, allow_inf_nan=False)
+    usd_per_week: float | None = Field(None, ge=0, le=MOST, allow_inf_nan=False)
+    usd_per_month: float | None = Field(None, ge=0, le=MOST, allow_inf_nan=False)
+    alert_at: float = Field(0.8, gt=0, le=1, description="The share of a budget at which its owner is told.")
+
+
+class Granted(BaseModel):
+    """What a key may do, and how it is treated."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -41,19 +62,38 @@ class NewKey(BaseModel):
     group: str | None = Field(
         None, pattern=f"^{GROUP_NAME}$", description="Keys of one group may be served from each other's answers."
     )
+    limits: Limits = Field(default_factory=lambda: Limits.model_validate({}))
+    query_text: QueryText | None = Field(
+        None, description="What the Ledger keeps of its questions; unset: as the profile says."
+    )
+    own_cache: bool = Field(False, description="It shares no cached answers, whatever routing.yaml says.")
+
+    def fields(self) -> dict[str, Any]:
+        """Of an `ApiKey`, those that were said."""
+        said = {name: getattr(self, name) for name in self.model_fields_set}
+        for name in ("scopes", "variants"):
+            if said.get(name) is not None:
+                said[name] = tuple(dict.fromkeys(said[name]))
+        if "limits" in said:
+            said["limits"] = KeyLimits(**self.limits.model_dump())
+        return said
 
 
-class Key(BaseModel):
+class NewKey(Granted):
+    """A key to be made."""
+
+
+class ChangedKey(Granted):
+    """What a key is from now on; what is not said stays as it is."""
+
+    name: str = Field("", min_length=1, max_length=100)
+
+
+class Key(Granted):
     """A key, without its secret."""
 
     id: str
-    name: str
     created: int
-    scopes: list[KeyScope]
-    variants: list[str] | None = None
-    remote: bool
-    preference: str | None = None
-    group: str | None = None
 
 
 class KeyWithSecret(Key):
@@ -80,13 +120,18 @@ def list_keys() -> Keys:
 @routes.post("")
 def make_key(body: NewKey) -> KeyWithSecret:
     """Make a key. Its secret is in this answer and nowhere else."""
-    granted = body.model_dump(exclude={"name"})
-    granted |= {
-        "scopes": tuple(dict.fromkeys(body.scopes)),
-        "variants": None if body.variants is None else tuple(body.variants),
-    }
-    key, secret = create_key(home().keys, body.name, **granted)
+    key, secret = create_key(home().keys, **{"scopes": ("chat",), **body.fields()})
     return KeyWithSecret(**_shown(key).model_dump(), secret=secret)
+
+
+@routes.patch("/{key_id}")
+def change(key_id: KeyId, body: ChangedKey, request: Request) -> Key:
+    """Change what a key may do; it counts within a second. Who asks does not take the scope admin from itself."""
+    if key_id == request.state.key.id and "admin" not in body.scopes and "scopes" in body.model_fields_set:
+        raise invalid("A key does not take the scope admin from itself.", param="scopes")
+    if body.model_fields_set and not change_key(home().keys, key_id, **body.fields()):
+        raise _unknown(key_id)
+    return _shown(_found(key_id))
 
 
 @routes.delete("/{key_id}")
@@ -107,23 +152,20 @@ def revoke(key_id: KeyId, request: Request) -> Revoked:
 def rotate(key_id: KeyId) -> KeyWithSecret:
     """Give a key another secret; the one before counts for nothing within a second."""
     secret = rotate_key(home().keys, key_id)
-    found = next((key for key in read_keys(home().keys) if key.id == key_id), None)
-    if secret is None or found is None:
+    if secret is None:
         raise _unknown(key_id)
-    return KeyWithSecret(**_shown(found).model_dump(), secret=secret)
+    return KeyWithSecret(**_shown(_found(key_id)).model_dump(), secret=secret)
+
+
+def _found(key_id: str) -> ApiKey:
+    found = next((key for key in read_keys(home().keys) if key.id == key_id), None)
+    if found is None:
+        raise _unknown(key_id)
+    return found
 
 
 def _shown(key: ApiKey) -> Key:
-    return Key(
-        id=key.id,
-        name=key.name,
-        created=key.created,
-        scopes=list(key.scopes),
-        variants=None if key.variants is None else list(key.variants),
-        remote=key.remote,
-        preference=key.preference,
-        group=key.group,
-    )
+    return Key.model_validate({name: value for name, value in asdict(key).items() if name != "sha256"})
 
 
 def _unknown(key_id: str) -> ChatError:

@@ -11,11 +11,14 @@ import json
 import os
 import secrets
 import time
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from filelock import FileLock
+
+from configs.ledger import QueryText
+from deployments.budgets.limits import KeyLimits
 
 PREFIX = "gq-"
 GROUP_NAME = r"[A-Za-z0-9][A-Za-z0-9.-]{0,63}"
@@ -44,6 +47,11 @@ class ApiKey:
     """Who may answer it; None: all."""
     remote: bool = True
     """Whether its requests may leave the group's own machines."""
+    limits: KeyLimits = field(default_factory=KeyLimits)
+    query_text: QueryText | None = None
+    """What the Ledger keeps of its questions; None: as the profile says."""
+    own_cache: bool = False
+    """It is served from its own answers only, whatever the group shares."""
 
 
 def hash_key(secret: str) -> str:
@@ -65,11 +73,15 @@ def read_keys(path: Path) -> list[ApiKey]:
 
 def _key(entry: dict[str, Any]) -> ApiKey:
     """A key as it is kept. What a newer version has written beside is left alone, not damage."""
-    known = {field.name for field in fields(ApiKey)}
-    said: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()
-    }
-    return ApiKey(**{name: value for name, value in said.items() if name in known})
+    said = _known(
+        ApiKey, {name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()}
+    )
+    return ApiKey(**{**said, "limits": KeyLimits(**_known(KeyLimits, said.get("limits", {})))})
+
+
+def _known(kind: type[Any], said: dict[str, Any]) -> dict[str, Any]:
+    names = {one.name for one in fields(kind)}
+    return {name: value for name, value in said.items() if name in names}
 
 
 def create_key(
@@ -92,7 +104,7 @@ def revoke_key(path: Path, key_id: str) -> bool:
     """Take a key out; whether it was there. Raises `LastAdmin`."""
     with _alone(path):
         keys = read_keys(path)
-        if [key.id for key in keys if "admin" in key.scopes] == [key_id]:
+        if _admins(keys) == [key_id]:
             raise LastAdmin
         left = [key for key in keys if key.id != key_id]
         if len(left) < len(keys):
@@ -108,13 +120,20 @@ def rotate_key(path: Path, key_id: str) -> str | None:
 
 
 def change_key(path: Path, key_id: str, **changes: Any) -> bool:
-    """What a key is from now on; whether there is such a key."""
+    """What a key is from now on; whether there is such a key. Raises `LastAdmin`."""
     with _alone(path):
         keys = read_keys(path)
         if all(key.id != key_id for key in keys):
             return False
-        _write(path, [replace(key, **changes) if key.id == key_id else key for key in keys])
+        changed = [replace(key, **changes) if key.id == key_id else key for key in keys]
+        if _admins(keys) and not _admins(changed):
+            raise LastAdmin
+        _write(path, changed)
     return True
+
+
+def _admins(keys: list[ApiKey]) -> list[str]:
+    return [key.id for key in keys if "admin" in key.scopes]
 
 
 def _alone(path: Path) -> FileLock:
@@ -135,6 +154,7 @@ class KeyRing:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._keys: dict[str, ApiKey] = {}
+        self._by_id: dict[str, ApiKey] = {}
         self._version: tuple[int, int] | None = None
         self._checked = 0.0
 
@@ -148,6 +168,12 @@ class KeyRing:
         self._refresh()
         return self._keys.get(key.sha256)
 
+    def limits(self, key_id: str) -> KeyLimits:
+        """What a key may ask and spend now."""
+        self._refresh()
+        key = self._by_id.get(key_id)
+        return KeyLimits() if key is None else key.limits
+
     def _refresh(self) -> None:
         if time.monotonic() - self._checked < CHECK_SECONDS:
             return
@@ -155,9 +181,10 @@ class KeyRing:
         try:
             stat = self._path.stat()
         except FileNotFoundError:
-            self._keys, self._version = {}, None
+            self._keys, self._by_id, self._version = {}, {}, None
             return
         version = (stat.st_mtime_ns, stat.st_ino)
         if version != self._version:
             self._keys = {key.sha256: key for key in read_keys(self._path)}
+            self._by_id = {key.id: key for key in self._keys.values()}
             self._version = version

@@ -34,7 +34,9 @@ class Usage(BaseModel):
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int
-    cost_usd: float
+    cost_usd: float = Field(description="At the catalog's prices.")
+    energy_wh: float = Field(description="What the machines drew for it, as far as that is known.")
+    electricity_usd: float
     saved_usd: float = Field(description="What the largest variant would have cost, less what was spent.")
     ttft_ms_p50: float | None = None
     latency_ms_p95: float | None = None
@@ -74,7 +76,11 @@ class Recorded(BaseModel):
     ttft_ms: float | None = None
     latency_ms: float
     cost_usd: float
+    energy_wh: float | None = Field(None, description="What the machines drew for it; null: nobody knows.")
+    electricity_usd: float | None = None
     saved_usd: float | None = None
+    confidence: float | None = Field(None, description="P(right) of who answered, where it is known.")
+    escalations: int | None = Field(None, description="Variants that were unsure and handed over.")
     finish_reason: str | None = None
     status: int
     error: str | None = None
@@ -101,7 +107,7 @@ async def usage(
     """Requests, tokens, cost and what was saved, by key, variant or day."""
     now = time.time()
     since = (int(now) // DAY_SECONDS - days + 1) * DAY_SECONDS
-    rows = await asked("ledger", "usage", by, since, now + 1, _whose(request, key))
+    rows = await asked("ledger", "usage", by, since, now + 1, whose(request, key))
     return UsageReport.model_validate({"by": by, "since": since, "rows": rows})
 
 
@@ -114,7 +120,7 @@ async def daily(request: Request, days: Days = 14, key: OfKey = None) -> UsageRe
 @routes.get("/v1/requests/{request_id}")
 async def one_request(request: Request, request_id: Annotated[str, Path(max_length=128)]) -> Recorded:
     """All that is known of one request; it is there a moment after its answer's end."""
-    row = await asked("ledger", "request", request_id, _whose(request, None))
+    row = await asked("ledger", "request", request_id, whose(request, None))
     if row is None:
         raise ChatError(
             f"There is no request {request_id!r} of yours in the Ledger (it takes a second to get there).",
@@ -131,7 +137,7 @@ async def audit(limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> Acts:
     return Acts.model_validate({"acts": await asked("ledger", "acts", limit)})
 
 
-def _whose(request: Request, wanted: str | None) -> str | None:
+def whose(request: Request, wanted: str | None) -> str | None:
     """The key whose rows are meant; None: all."""
     key: ApiKey = request.state.key
     if "admin" in key.scopes:

@@ -289,7 +289,7 @@ class Forgotten(BaseModel):
 class Health(BaseModel):
     """`ready`: a question would be answered. `parts` only for callers with a key."""
 
-    status: Literal["ok", "degraded", "down"]
+    status: Literal["ok", "degraded", "draining", "down"]
     live: bool
     ready: bool
     parts: dict[str, Any] | None = None

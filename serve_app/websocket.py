@@ -29,11 +29,12 @@ MAX_CANCEL_CHARS = 256
 
 T = TypeVar("T")
 
+Check = Callable[[ChatRequest], Coroutine[Any, Any, ChatRequest]]
 Open = Callable[[ChatRequest, RequestContext], AnswerStream]
 
 
-async def serve_socket(socket: WebSocket, keys: KeyRing, limits: Limits, open_stream: Open) -> None:
-    """Serve one WebSocket until it closes."""
+async def serve_socket(socket: WebSocket, keys: KeyRing, limits: Limits, check: Check, open_stream: Open) -> None:
+    """Serve one WebSocket until it closes. `check`: what a request is looked at with before it is opened."""
     await socket.accept()
     inbox = Inbox(socket)
     try:
@@ -50,7 +51,7 @@ async def serve_socket(socket: WebSocket, keys: KeyRing, limits: Limits, open_st
             # A socket lives long: its key may have been revoked meanwhile, or changed.
             refusal = _refusal(socket, keys)
             if refusal is None:
-                await _answer(socket, message, number, inbox, limits, open_stream)
+                await _answer(socket, message, number, inbox, limits, check, open_stream)
             number += 1
         await socket.send_json(refusal.body())
         await socket.close(4000 + refusal.status)
@@ -128,16 +129,16 @@ def _refusal(socket: WebSocket, keys: KeyRing) -> ChatError | None:
 
 
 async def _answer(
-    socket: WebSocket, message: str, number: int, inbox: Inbox, limits: Limits, open_stream: Open
+    socket: WebSocket, message: str, number: int, inbox: Inbox, limits: Limits, check: Check, open_stream: Open
 ) -> None:
     """Answer the socket's so many-th message, counted from 0: each has a row of its own in the Ledger."""
+    inbox.cancelled.clear()
     try:
         if len(message) > limits.body_bytes:
             raise invalid("The message is too large.")
         # Whatever it says: on a socket every answer streams.
         chat = ChatRequest.model_validate_json(message).model_copy(update={"stream": True})
-        if len(chat.messages) > limits.messages:
-            raise invalid(f"messages holds more than {limits.messages} messages", param="messages")
+        chat = await inbox.unless_gone(check(chat))
         context = request_context(socket).numbered(number)
     except ValidationError as error:
         problem = error.errors()[0]
@@ -147,7 +148,6 @@ async def _answer(
         await socket.send_json(error.body())
         return
     stream = open_stream(chat, context)
-    inbox.cancelled.clear()
     try:
         if await inbox.unless_gone(_send_until(socket, stream, inbox.cancelled)):
             await socket.send_json({"type": "done"})

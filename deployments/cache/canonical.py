@@ -15,7 +15,7 @@ from typing import Any
 from configs.routing import CacheRules
 from deployments.cache.eligibility import eligibility
 from deployments.classifier.rules import text_of
-from deployments.contract import AUTO, ChatRequest, RequestContext
+from deployments.contract import AUTO, OWN, ChatRequest, RequestContext
 
 VERSION = 4
 """Part of every key: raise it when what is stored or compared changes."""
@@ -47,6 +47,8 @@ class CacheKeys:
 
 def scope_of(rules: CacheRules, key_id: str, group: str | None) -> str:
     """Whose entries may serve this key, and whom its answers may serve."""
+    if group == OWN:
+        return key_id
     if rules.scope == "shared":
         return EVERYONE
     # (No key's id holds a colon.)

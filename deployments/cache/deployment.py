@@ -360,9 +360,10 @@ class SemanticCache:
         """Whether Redis answers."""
         try:
             await self._store.ping()
-            return {"ok": True, "error": None}
-        except FAILURES as error:
-            return {"ok": False, "error": f"{type(error).__name__}: {error}"}
+            error = None
+        except FAILURES as failure:
+            error = self._patience.last_error.note(failure)
+        return {"ok": error is None, "error": error, "last_error": self._patience.last_error.report()}
 
 
 def _as_row(one: Shown) -> dict[str, Any]:

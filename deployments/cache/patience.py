@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from redis.exceptions import RedisError
 
+from deployments.last_error import LastError
 from deployments.timing import within
 
 COOL_DOWN_SECONDS = 1.0
@@ -27,6 +28,7 @@ class Patience:
 
     def __init__(self) -> None:
         self.error: str | None = None
+        self.last_error = LastError()
         self._blocked_until = 0.0
         self._late = False
 
@@ -52,5 +54,5 @@ class Patience:
         """Note a failure, and say so once."""
         if self.error is None:
             logger.warning("Redis is away (%s); lookups are misses", error)
-        self.error = f"{type(error).__name__}: {error}"
+        self.error = self.last_error.note(error)
         self._blocked_until = asyncio.get_running_loop().time() + COOL_DOWN_SECONDS

@@ -57,8 +57,7 @@ def classify(messages: Sequence[Mapping[str, Any]], routing: Routing) -> Classif
     query = last_user_text(messages)
     if len(query) > 2 * QUERY_CHARS:
         query = query[:QUERY_CHARS] + query[-QUERY_CHARS:]
-    conversation = sum(len(text_of(message.get("content"))) for message in messages)
-    tokens = conversation // CHARS_PER_TOKEN
+    tokens = rough_tokens(messages)
     lowered = query.lower()
     rules = routing.complexity
     signals = {
@@ -92,6 +91,11 @@ def has_images(messages: Sequence[Mapping[str, Any]]) -> bool:
         if isinstance(message.get("content"), list)
         for part in message["content"]
     )
+
+
+def rough_tokens(messages: Sequence[Mapping[str, Any]]) -> int:
+    """Of a whole conversation, by its length."""
+    return sum(len(text_of(message.get("content"))) for message in messages) // CHARS_PER_TOKEN
 
 
 def text_of(content: Any) -> str:

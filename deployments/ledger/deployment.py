@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,10 @@ from typing import Any
 import asyncpg
 from ray.serve.metrics import Gauge
 
+from deployments.budgets.limits import Period
 from deployments.contract import or_gone
+from deployments.last_error import LastError
+from deployments.ledger.days import Retention
 from deployments.ledger.journal import (
     REFUSED,
     pending_bytes,
@@ -21,7 +26,7 @@ from deployments.ledger.journal import (
     remove_if_done,
     write_offset,
 )
-from deployments.ledger.reports import By, acts, request, usage
+from deployments.ledger.reports import By, acts, request, spent, usage
 from deployments.ledger.store import LedgerStore, Refused
 from deployments.serving import deployment
 
@@ -84,12 +89,17 @@ class Drain:
 class Ledger:
     """Every query, in PostgreSQL. While that is away the journals grow; nothing is lost."""
 
-    def __init__(self, url: str, folder: str) -> None:
+    def __init__(self, url: str, folder: str, retention_days: int | None) -> None:
         self._folder = Path(folder)
+        self._retention = Retention(retention_days)
         self._store = LedgerStore(url)
         self._drain = Drain(self._folder, self._store)
         self._error: str | None = None
+        self._last_error, self._caught_up = LastError(), time.monotonic()
         self._lag = Gauge("groupqwen_ledger_pending_bytes", "Journal bytes that wait for PostgreSQL.")
+        self._behind = Gauge("groupqwen_ledger_lag_seconds", "Since all that was written down was in PostgreSQL.")
+        self._rows = Gauge("groupqwen_ledger_rows", "Rows that were copied since the Ledger's start.")
+        self._left_out = Gauge("groupqwen_ledger_left_out", "Rows that were damaged or refused since its start.")
         self._draining = asyncio.get_running_loop().create_task(self._run())
 
     async def _run(self) -> None:
@@ -98,24 +108,40 @@ class Ledger:
             try:
                 await self._store.connect()
                 await self._drain.once()
+                await self._forget()
                 self._error = None
             except AWAY as error:
                 if self._error is None:
                     logger.warning("PostgreSQL is away (%s); rows wait in the journal", error)
-                self._error = f"{type(error).__name__}: {error}"
+                self._error = self._last_error.note(error)
                 pause = RETRY_SECONDS
             except Exception as error:
                 logger.exception("the Ledger could not drain the journal")
-                self._error = f"{type(error).__name__}: {error}"
+                self._error = self._last_error.note(error)
                 pause = RETRY_SECONDS
-            self._lag.set(pending_bytes(self._folder))
+            self._tell()
             await asyncio.sleep(pause)
+
+    def _tell(self) -> None:
+        if self._error is None:
+            self._caught_up = time.monotonic()
+        self._lag.set(pending_bytes(self._folder))
+        self._behind.set(time.monotonic() - self._caught_up)
+        self._rows.set(self._drain.rows)
+        self._left_out.set(self._drain.damaged + self._drain.refused)
+
+    async def _forget(self) -> None:
+        first = self._retention.first_kept()
+        if first is not None and (gone := await self._store.forget_before(first)):
+            logger.warning("the query log's days before %s are deleted, as the profile wants: %s", first, gone)
 
     async def health(self) -> dict[str, Any]:
         """Whether PostgreSQL takes rows, and how many bytes wait."""
         return {
             "ok": self._error is None,
             "error": self._error,
+            "last_error": self._last_error.report(),
+            "behind_seconds": round(time.monotonic() - self._caught_up, 1),
             "pending_bytes": pending_bytes(self._folder),
             "damaged_lines": self._drain.damaged,
             "refused_rows": self._drain.refused,
@@ -127,6 +153,13 @@ class Ledger:
         begin, end = (datetime.fromtimestamp(one, UTC) for one in (since, until))
         with or_gone("ledger", AWAY):
             return await usage(self._store.pool, by, begin, end, key_id)
+
+    async def spent(self, key_id: str, since: Mapping[Period, float]) -> dict[Period, float]:
+        """What a key's requests have cost since these moments (Unix seconds), US dollars. Raises `ChatError` where
+        PostgreSQL is away."""
+        with or_gone("ledger", AWAY):
+            begins = {period: datetime.fromtimestamp(at, UTC) for period, at in since.items()}
+            return {period: await spent(self._store.pool, key_id, begin) for period, begin in begins.items()}
 
     async def request(self, request_id: str, key_id: str | None) -> dict[str, Any] | None:
         """All that is known of one request. Raises `ChatError` where PostgreSQL is away."""

@@ -1,8 +1,9 @@
 """The way of a row from where it happens to PostgreSQL, whatever dies in between.
 
 Who has a row to keep appends it to a file of its own (one `write`, tens of microseconds) and is done;
-the Ledger reads all such files and copies them into PostgreSQL. A row that `append` has returned from
-survives the death of its writer, of the Ledger and of PostgreSQL. Each line carries its checksum.
+the Ledger reads all such files and copies them into PostgreSQL. A row that `append` has written survives the
+death of its writer, of the Ledger and of PostgreSQL. Each line carries its checksum. While the disk takes nothing,
+rows wait in memory, and are written when it does again.
 """
 
 from __future__ import annotations
@@ -10,16 +11,22 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import logging
 import os
 import secrets
 import time
 import zlib
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+logger = logging.getLogger("ray.serve")
+
 ROTATE_BYTES = 8 << 20
+MOST_WAITING = 20_000
+"""Rows that wait in memory for a disk that is full."""
 REFUSED = "refused.jsonl"
 """Beside the journals: rows that PostgreSQL will never take."""
 
@@ -31,6 +38,7 @@ class Journal:
         self._folder = folder
         self._file = self._open()
         self._written = 0
+        self._waiting: deque[bytes] = deque()
 
     def _open(self) -> int:
         """A new file, locked before the reader can see it: it deletes files that nobody has locked."""
@@ -43,12 +51,34 @@ class Journal:
         return file
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Keep a row (JSON types only). Raises OSError where the disk takes no more."""
-        line = _encode(row)
+        """Keep a row (JSON types only). Raises `OSError` where the disk takes nothing and too many rows wait."""
+        self._waiting.append(_encode(row))
+        try:
+            self.flush()
+        except OSError as error:
+            if len(self._waiting) > MOST_WAITING:
+                self._waiting.pop()
+                raise
+            if len(self._waiting) == 1:
+                logger.error("the journal takes nothing (%s); rows wait in memory until it does", error)
+
+    @property
+    def waiting(self) -> int:
+        """Rows that the disk has not taken."""
+        return len(self._waiting)
+
+    def flush(self) -> None:
+        """Write what waits, in order. Raises `OSError` where the disk takes no more."""
+        while self._waiting:
+            self._write(self._waiting[0])
+            self._waiting.popleft()
+
+    def _write(self, line: bytes) -> None:
         if self._written + len(line) > ROTATE_BYTES:
             full, self._file, self._written = self._file, self._open(), 0
             os.close(full)
         if os.write(self._file, line) != len(line):
+            # (What the reader sees of it meanwhile has no end, and is left alone.)
             os.ftruncate(self._file, self._written)
             raise OSError(errno.ENOSPC, "the journal took only a part of a row")
         self._written += len(line)

@@ -11,12 +11,13 @@ from openai.types import CompletionUsage
 from openai.types.chat import ChatCompletionChunk
 
 from configs.catalog import Catalog
-from deployments.classifier.rules import last_user_text
+from deployments.classifier.rules import last_user_text, rough_tokens
 from deployments.contract import ChatRequest, RequestContext
+from deployments.ledger.keeping import QUERY_CHARS, Keeping
 from deployments.router.decision import HITS, CacheOutcome, RouteDecision
 
-QUERY_CHARS = 500
-"""How much of the question is kept."""
+LONGEST_WAY_SECONDS = 60.0
+"""From the Gateway to here: what is longer is a clock that was moved."""
 
 
 @dataclass
@@ -24,7 +25,11 @@ class Progress:
     """What can be seen of an answer while it passes."""
 
     received: float
+    """Unix time, seconds."""
     first_token: float | None = None
+    """Seconds since it was received."""
+    pieces: int = 0
+    """Of text, which are about tokens: what is known of an answer that was left before its end."""
     finish_reason: str | None = None
     usage: CompletionUsage | None = None
 
@@ -36,10 +41,18 @@ class Progress:
         for choice in item.choices:
             self.finish_reason = choice.finish_reason or self.finish_reason
             delta = choice.delta
-            if self.first_token is None and (
-                delta.content or delta.tool_calls or getattr(delta, "reasoning_content", None)
-            ):
-                self.first_token = time.time()
+            if delta.content or delta.tool_calls or getattr(delta, "reasoning_content", None):
+                self.pieces += 1
+                if self.first_token is None:
+                    self.first_token = self.elapsed()
+
+    def __post_init__(self) -> None:
+        # The wall clock says how long it took to get here, and no more: it may be moved meanwhile.
+        self._began = time.monotonic() - min(max(0.0, time.time() - self.received), LONGEST_WAY_SECONDS)
+
+    def elapsed(self) -> float:
+        """Seconds since the request was received."""
+        return time.monotonic() - self._began
 
 
 @dataclass
@@ -65,23 +78,37 @@ class QueryRecord:
     ttft_ms: float | None = None
     latency_ms: float = 0.0
     cost_usd: float = 0.0
+    energy_wh: float | None = None
+    """What the machines drew for it; None: nobody knows."""
+    electricity_usd: float | None = None
     saved_usd: float = 0.0
     """What the largest variant would have cost for the same tokens, less what was spent."""
+    confidence: float | None = None
+    """P(right) of who answered, where it is known."""
+    escalations: int = 0
+    """Variants that were unsure and handed over to a larger one."""
     finish_reason: str | None = None
     status: int = 200
     error: str | None = None
+    quotable: bool = True
+    """Whether what goes wrong may be kept in words."""
+    rough_tokens: int = 0
+    """Of the question, by its length."""
 
     @classmethod
-    def begin(cls, request: ChatRequest, context: RequestContext) -> QueryRecord:
+    def begin(cls, request: ChatRequest, context: RequestContext, keeping: Keeping) -> QueryRecord:
+        """`keeping`: what is kept of questions whose key says nothing of it."""
         return cls(
             request_id=context.request_id,
             at=context.received,
             key_id=context.key_id,
             user=context.user or request.user,
             session=context.session,
-            query=last_user_text(request.messages)[:QUERY_CHARS],
+            query=keeping.kept(last_user_text(request.messages), context.query_text),
             requested=request.model or "auto",
             device=context.device,
+            quotable=keeping.policy(context.query_text) == "text",
+            rough_tokens=rough_tokens(request.messages),
         )
 
     def route(
@@ -95,23 +122,35 @@ class QueryRecord:
         """What was decided; `variant` where another one's answer came from the cache."""
         self.variant = variant or decision.variant
         self.trace = decision.as_dict()
+        attempts = decision.attempts
+        self.confidence = attempts[-1].confidence if attempts else None
+        self.escalations = sum(attempt.outcome == "escalated" for attempt in attempts)
         self.cache, self.cache_distance = cache, distance
 
     def fail(self, status: int, error: str) -> None:
-        """How it failed; 499 is a client that went away."""
-        self.status, self.error = status, error[:QUERY_CHARS]
+        """How it failed; 499 is a client that went away. (What is wrong with a request may quote it: of one whose
+        question is not kept, nothing but the status is.)"""
+        self.status = status
+        self.error = error[:QUERY_CHARS] if self.quotable else f"status {status}"
+
+    def drew(self, watt_hours: float | None, usd_per_kwh: float) -> None:
+        """The energy that it took; None: nobody knows."""
+        if watt_hours is not None:
+            self.energy_wh, self.electricity_usd = watt_hours, watt_hours / 1000 * usd_per_kwh
 
     def finish(self, progress: Progress, catalog: Catalog, served: Iterable[str] = ()) -> None:
         """Durations, tokens and cost, at the end; `served`: who might have been asked instead."""
-        self.latency_ms = round((time.time() - self.at) * 1e3, 3)
+        self.latency_ms = round(progress.elapsed() * 1e3, 3)
         if progress.first_token is not None:
-            self.ttft_ms = round((progress.first_token - self.at) * 1e3, 3)
+            self.ttft_ms = round(progress.first_token * 1e3, 3)
         self.finish_reason = progress.finish_reason
         if progress.usage is not None:
             self.prompt_tokens = progress.usage.prompt_tokens
             self.completion_tokens = progress.usage.completion_tokens
             details = progress.usage.prompt_tokens_details
             self.cached_tokens = (details.cached_tokens or 0) if details else 0
+        elif progress.pieces:
+            self.prompt_tokens, self.completion_tokens = self.rough_tokens, progress.pieces
         if self.cache not in HITS:
             self.cost_usd = self._spent(catalog)
         others = (cost_of(name, self.prompt_tokens, self.completion_tokens, catalog) for name in served)
@@ -129,7 +168,7 @@ class QueryRecord:
 
     def as_row(self) -> dict[str, Any]:
         """JSON types only."""
-        return dict(self.__dict__)
+        return {name: value for name, value in self.__dict__.items() if name not in ("quotable", "rough_tokens")}
 
 
 def cost_of(variant: str | None, prompt_tokens: int, completion_tokens: int, catalog: Catalog) -> float:

@@ -30,6 +30,8 @@ select {group} as name,
     coalesce(sum(completion_tokens), 0) as completion_tokens,
     coalesce(sum(cached_tokens), 0) as cached_tokens,
     coalesce(sum(cost_usd), 0) as cost_usd,
+    coalesce(sum(energy_wh), 0) as energy_wh,
+    coalesce(sum(electricity_usd), 0) as electricity_usd,
     coalesce(sum(saved_usd) filter (where not {own}), 0) as saved_usd,
     percentile_cont(0.5) within group (order by ttft_ms) filter (where not {own}) as ttft_ms_p50,
     percentile_cont(0.95) within group (order by latency_ms) filter (where not {own}) as latency_ms_p95
@@ -68,6 +70,12 @@ async def request(
         row[name] = json.loads(row[name]) if isinstance(row[name], str) else row[name]
     row["at"] = row["at"].timestamp()
     return row
+
+
+async def spent(pool: asyncpg.Pool[asyncpg.Record], key_id: str, since: datetime) -> float:
+    """What a key's requests have cost since then, US dollars; the cache's own on its behalf included."""
+    said = "select coalesce(sum(cost_usd), 0) from queries where key_id = $1 and at >= $2"
+    return float(await pool.fetchval(said, key_id, since))
 
 
 async def acts(pool: asyncpg.Pool[asyncpg.Record], count: int) -> list[dict[str, Any]]:

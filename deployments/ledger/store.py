@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 
+from deployments.ledger.days import day_of, drop_before, ensure
+from deployments.ledger.keeping import HASHED, QUERY_CHARS
 from deployments.ledger.opinions import COLUMNS as OPINIONS
 from deployments.ledger.opinions import TABLE
-from deployments.ledger.record import QUERY_CHARS
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 COLUMNS = (
@@ -34,14 +35,21 @@ COLUMNS = (
     "ttft_ms",
     "latency_ms",
     "cost_usd",
+    "energy_wh",
+    "electricity_usd",
     "saved_usd",
+    "confidence",
+    "escalations",
     "finish_reason",
     "status",
     "error",
 )
 QUERIES = "queries"
 TABLES: dict[str, tuple[str, ...]] = {QUERIES: COLUMNS, **OPINIONS}
-"""Each table's columns, its key first."""
+"""Each table's columns."""
+
+UNIQUE = dict.fromkeys(OPINIONS, "id") | {QUERIES: "request_id, at"}
+"""What a row is known by. (PostgreSQL wants a partition's day in it; a row that is sent twice has one moment.)"""
 
 LABELLED = """
 with said as (
@@ -54,13 +62,14 @@ select q.query, said.variant, q.trace ->> 'task' as task, said.correct,
     (select (c ->> 'correct')::float from jsonb_array_elements(q.trace -> 'candidates') c
      where c ->> 'variant' = said.variant limit 1) as expected
 from said join queries q on q.request_id = said.request_id
-where said.variant is not null and q.query <> ''
+where said.variant is not null and q.query <> '' and q.query not like $1 || '%'
 order by said.at
 """
 
 MOST_ASKED = """
 select query from queries
 where key_id = $1 and status = 200 and cache <> 'bypass' and query <> '' and char_length(query) < $3
+    and query not like $4 || '%'
 group by query order by count(*) desc, max(at) desc limit $2
 """
 
@@ -91,6 +100,8 @@ class LedgerStore:
     def __init__(self, url: str) -> None:
         self._url = url
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
+        self._days: set[date] = set()
+        """That have a partition."""
 
     async def connect(self) -> None:
         """Open the pool and bring the tables up to date."""
@@ -109,6 +120,11 @@ class LedgerStore:
         """Copy rows in, each to its table; those that are there already are left out. Returns how many were
         new. Raises `Refused` for a row that PostgreSQL will never take: then none of these is in."""
         new = 0
+        try:
+            days = {day_of(row["at"]) for row in rows if row.get(TABLE, QUERIES) == QUERIES}
+            await self._ensure(days)
+        except NEVER_TAKEN as error:
+            raise Refused(f"{QUERIES}: {error}") from error
         async with self.pool.acquire() as connection, connection.transaction():
             for table, columns in TABLES.items():
                 mine = [row for row in rows if row.get(TABLE, QUERIES) == table]
@@ -121,6 +137,19 @@ class LedgerStore:
             if strangers := {str(row[TABLE]) for row in rows if row.get(TABLE, QUERIES) not in TABLES}:
                 raise Refused(f"there is no table {', '.join(sorted(strangers))}")
         return new
+
+    async def _ensure(self, days: set[date]) -> None:
+        """In a transaction of its own: what comes after may be refused, and the days are there all the same."""
+        if new := days - self._days:
+            async with self.pool.acquire() as connection:
+                await ensure(connection, new)
+            self._days |= new
+
+    async def forget_before(self, first: date) -> list[str]:
+        """Drop the query log's days before this one; their partitions' names."""
+        self._days = {day for day in self._days if day >= first}
+        async with self.pool.acquire() as connection:
+            return await drop_before(connection, first)
 
     @property
     def pool(self) -> asyncpg.Pool[asyncpg.Record]:
@@ -136,11 +165,13 @@ class LedgerStore:
     async def labelled(self) -> list[dict[str, Any]]:
         """Questions with what was said of their answers: `query`, `variant`, `task`, `correct` (0 to 1),
         `expected` (P(right) as it was thought then, or None). Feedback counts only from who has asked."""
-        return [dict(record) for record in await self.pool.fetch(LABELLED)]
+        return [dict(record) for record in await self.pool.fetch(LABELLED, HASHED)]
 
     async def most_asked(self, key_id: str, count: int) -> list[str]:
         """The questions of a key that were answered most often, and may be kept; whole ones."""
-        return [record["query"] for record in await self.pool.fetch(MOST_ASKED, key_id, count, QUERY_CHARS)]
+        return [
+            record["query"] for record in await self.pool.fetch(MOST_ASKED, key_id, count, QUERY_CHARS, HASHED)
+        ]
 
     async def close(self) -> None:
         if self._pool is not None:
@@ -153,7 +184,7 @@ async def _copy(connection: Any, table: str, columns: Sequence[str], values: lis
     await connection.execute(f"create temporary table incoming (like {table} including defaults) on commit drop")
     await connection.copy_records_to_table("incoming", records=values, columns=list(columns))
     insert = f"insert into {table} ({names}) select {names} from incoming"  # noqa: S608
-    status: str = await connection.execute(f"{insert} on conflict ({columns[0]}) do nothing")
+    status: str = await connection.execute(f"{insert} on conflict ({UNIQUE[table]}) do nothing")
     await connection.execute("drop table incoming")
     return int(status.rsplit(" ", 1)[-1])
 

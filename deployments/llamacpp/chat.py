@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field, replace
@@ -79,13 +80,22 @@ class LlamaCppChat:
             self.engine.context.load_adapter(name, adapter)
 
     async def chat(
-        self, request: ChatRequest, request_id: str, *, tenant: str = "", adapter: str | None = None
+        self,
+        request: ChatRequest,
+        request_id: str,
+        *,
+        tenant: str = "",
+        adapter: str | None = None,
+        begin_within: float | None = None,
     ) -> AsyncGenerator[list[ChatCompletionChunk], None]:
         """Stream the answer to `tenant`, in lists of what is there at once; fairness is between tenants.
-        Raises `ChatError` before the first chunk where the request cannot be run."""
+        `begin_within`: seconds from now until the first token. Raises `ChatError` before the first chunk where the
+        request cannot be run, and later where its turn does not come in time."""
         builder = ChunkBuilder(request_id, self.options.name)
         prompt, thinking_open = await self._prompt(request)
         generation = self._generation(request, prompt, tenant, adapter)
+        if begin_within is not None:
+            generation = replace(generation, begin_by=time.monotonic() + begin_within)
         answers = [_Answer(self, request, builder, index, thinking_open) for index in range(request.n)]
         async with AsyncExitStack() as opened:
             try:

@@ -77,7 +77,8 @@ class LlamaCppVariant(Resident):
     ) -> AsyncGenerator[list[ChatCompletionChunk], None]:
         chat = self._chat
         assert chat is not None
-        async with aclosing(chat.chat(request, context.request_id, tenant=context.key_id)) as steps:
+        steps = chat.chat(request, context.request_id, tenant=context.key_id, begin_within=context.left_to_begin())
+        async with aclosing(steps):
             async for chunks in steps:
                 yield chunks
 
@@ -110,6 +111,7 @@ class LlamaCppVariant(Resident):
             "completion_tokens": stats.completion_tokens,
             "cancelled": stats.cancelled,
             "preempted": stats.preempted,
+            "shed": stats.shed,
             **memory_of(psutil.Process()),
         }
 

@@ -74,6 +74,8 @@ class EngineStats:
     steps: int = 0
     cancelled: int = 0
     preempted: int = 0
+    shed: int = 0
+    """Whose turn did not come in time."""
 
     def plus(self, other: EngineStats) -> EngineStats:
         return EngineStats(*(mine + others for mine, others in zip(astuple(self), astuple(other), strict=True)))
@@ -104,7 +106,7 @@ class Engine:
         self._wake = threading.Condition()
         self._closing = False
         self._clock = itertools.count(1)
-        self._seconds_per_request = 1.0
+        self._seconds_per_request, self._tokens_per_request = 1.0, 64.0
         self._outbox: list[tuple[Running, Event]] = []
         self._thread = threading.Thread(target=self._run, name="llamacpp-steps", daemon=True)
         self._thread.start()
@@ -127,7 +129,7 @@ class Engine:
         )
         with self._wake:
             self._check_alive()
-            if self.queued >= self.options.max_queue + self._free_places():
+            if self.queued >= self.options.max_queue + self._free_places() or self._comes_too_late(generation):
                 raise EngineFull(self._expected_wait())
             self._inbox.append(running)
             self._wake.notify()
@@ -154,6 +156,13 @@ class Engine:
     def _expected_wait(self) -> float:
         rounds = (self.queued + 1) / self.options.parallel
         return max(1.0, rounds * self._seconds_per_request)
+
+    def _comes_too_late(self, generation: Generation) -> bool:
+        """Whether its turn is likely to come when nobody waits for it any more."""
+        if generation.begin_by is None or self.queued < self._free_places():
+            return False
+        wait = (self.queued + 1) / self.options.parallel * self._seconds_per_request
+        return time.monotonic() + wait > generation.begin_by
 
     @property
     def alive(self) -> bool:
@@ -206,12 +215,18 @@ class Engine:
                 if self._closing:
                     return False
                 arrived, self._inbox = self._inbox, []
+                now = time.monotonic()
                 for running in arrived:
-                    self._waiting.push(running.generation.tenant, running)
-                for running in [r for r in self._waiting if r.cancelled]:
+                    due = now + self._expected_seconds(running.generation)
+                    self._waiting.push(running.generation.tenant, running, due)
+                for running in [r for r in self._waiting if r.cancelled or r.is_late(now)]:
                     self._waiting.remove(running)
                     self._release(running)
-                    self.stats.cancelled += 1
+                    if running.cancelled:
+                        self.stats.cancelled += 1
+                    else:
+                        self.stats.shed += 1
+                        self._emit(running, EngineFull(self._expected_wait()))
             for running in [r for r in self._running if r.cancelled]:
                 self._leave(running)
                 self.stats.cancelled += 1
@@ -219,6 +234,11 @@ class Engine:
             self._deliver()
             if self._running:
                 return True
+
+    def _expected_seconds(self, generation: Generation) -> float:
+        """What it is likely to take. (Reading a token takes about an eighth of writing one.)"""
+        tokens = min(generation.max_tokens, self._tokens_per_request) + len(generation.prompt) / 8
+        return tokens * self._seconds_per_request / max(1.0, self._tokens_per_request)
 
     def _admit(self) -> None:
         for tenant, running in self._waiting.heads():
@@ -390,6 +410,7 @@ class Engine:
         )
         took = time.monotonic() - running.started
         self._seconds_per_request += 0.2 * (took - self._seconds_per_request)
+        self._tokens_per_request += 0.2 * (running.completion - self._tokens_per_request)
         self._leave(running)
 
     def _leave(self, running: Running) -> None:

@@ -19,7 +19,8 @@ FinishReason = Literal["stop", "length"]
 
 
 class EngineFull(Exception):
-    """The queue is at its limit. `retry_after`: seconds until a place is likely."""
+    """The queue is at its limit, or too long for one that must begin soon. `retry_after`: seconds until a place is
+    likely."""
 
     def __init__(self, retry_after: float) -> None:
         super().__init__("the queue is full")
@@ -48,7 +49,7 @@ class Finished:
     completion_tokens: int
 
 
-Event = Piece | Finished | EngineFailed
+Event = Piece | Finished | EngineFailed | EngineFull
 
 
 @dataclass(frozen=True)
@@ -76,12 +77,14 @@ class Generation:
     tenant: str = ""
     """Whose request this is, for fairness between tenants."""
     thinking: ThinkingBudget | None = None
+    begin_by: float | None = None
+    """When its first token must have come (`time.monotonic`); one that cannot is refused."""
 
 
 class Stream:
     """One request's events. Each look yields what has happened since the last, the last one with
     `Finished` at its end. Closing it early (a client that went away) frees the slot before the next
-    step. Raises `EngineFailed` where computing fails."""
+    step. Raises `EngineFailed` where computing fails, `EngineFull` where its turn did not come in time."""
 
     def __init__(self, events: asyncio.Queue[Event], withdraw: Callable[[], None]) -> None:
         self._events = events
@@ -97,7 +100,7 @@ class Stream:
         news: list[Piece | Finished] = []
         event: Event | None = await self._events.get()
         while event is not None:
-            if isinstance(event, EngineFailed):
+            if isinstance(event, EngineFailed | EngineFull):
                 self._over = True
                 raise event
             news.append(event)
@@ -141,6 +144,11 @@ class Running:
     def reading(self) -> bool:
         """Whether more than the newest token is still to be computed."""
         return self.length - self.n_cached > 1 or self.completion == 0
+
+    def is_late(self, now: float) -> bool:
+        """Whether it waits for a turn that comes too late. (One that was put back has begun.)"""
+        begin_by = self.generation.begin_by
+        return begin_by is not None and now > begin_by and self.completion == 0
 
     def append(self, token: int) -> None:
         self.buffer[self.length] = token

@@ -162,6 +162,16 @@ class ResidencyKeeper:
         late = time.monotonic() - self._started > FIRST_LOOK_SECONDS
         return late or self._heard >= self._variants.keys()
 
+    async def health(self) -> dict[str, Any]:
+        """What could not be loaded, and why."""
+        problem = next(iter(self._problems.values()), None)
+        return {
+            "ok": not self._running.done(),
+            "error": problem,
+            "problems": dict(self._problems),
+            "used_mb": self._node.used_mb,
+        }
+
     async def check_health(self) -> None:
         """Serve restarts this when it raises."""
         if self._running.done():

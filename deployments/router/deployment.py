@@ -6,14 +6,13 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from openai.types.chat import ChatCompletionChunk
 from ray.serve.handle import DeploymentHandle
-from ray.serve.metrics import Counter, Histogram
 
 from configs.catalog import Catalog
 from configs.home import home
@@ -25,22 +24,26 @@ from deployments.cache.exact_store import connect
 from deployments.cache.seal import seal_named
 from deployments.contract import AUTO, ChatError, ChatRequest, RequestContext
 from deployments.ledger.journal import Journal
+from deployments.ledger.keeping import Keeping, salt_at
 from deployments.ledger.record import Progress, QueryRecord
 from deployments.router.afterwards import Afterwards
 from deployments.router.answering import Answering, Committed
 from deployments.router.asked import Asked
 from deployments.router.bandit import Bandit
+from deployments.router.breakers import Breakers
 from deployments.router.calibration import Calibration, CalibrationError, load_calibration, nothing
 from deployments.router.canary import CanaryRules
 from deployments.router.conversations import Conversations, Turn
 from deployments.router.decision import Given, Item, Routed, RouteDecision
 from deployments.router.escalation import Judges
-from deployments.router.failures import CoolDowns, has_content
+from deployments.router.failures import has_content
 from deployments.router.flights import Flights
 from deployments.router.given import given_by
 from deployments.router.lookups import Lookups
+from deployments.router.metrics import RouterMetrics
 from deployments.router.pace import Pace
 from deployments.router.plans import Asking, committed, ended
+from deployments.router.power import Meter, counters_of
 from deployments.router.reader import Reader
 from deployments.router.rules import Rules, Situation, resolve_model
 from deployments.router.shadows import drawn
@@ -51,7 +54,7 @@ from deployments.serving import deployment
 
 logger = logging.getLogger("ray.serve")
 
-LATENCY_BUCKETS = [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300]
+TELLING_SECONDS = 5.0
 
 
 @deployment
@@ -76,25 +79,16 @@ class Router:
         self._variants = Variants(profile, catalog, variants)
         self._seen_lookups = Lookups()
         self._journal = Journal(home().journal)
-        self._pace, self._cool_downs, self._conversations = Pace(), CoolDowns(), Conversations()
+        self._keeping = Keeping(profile.ledger.query_text, salt_at(home().salt))
+        elsewhere = frozenset(name for name in profile.variants if catalog.variants[name].engine == "remote")
+        self._meter = Meter(counters_of(profile, elsewhere))
+        self._pace, self._breakers, self._conversations = Pace(), Breakers(), Conversations()
         self._bandit = Bandit(0.0)
         self._flights: Flights[list[Item]] = Flights()
         self._shared_flights = SharedFlights(connect(redis_url), seal) if profile.limits.routers > 1 else None
         self._afterwards = Afterwards(self._reader, self._pace, self._journal, catalog, self.chat)
-        self._decisions = Counter(
-            "groupqwen_route_decisions", "Decisions by variant and task.", ("variant", "task")
-        )
-        self._moves = Counter(
-            "groupqwen_route_moves", "Variants that another took over from, by cause.", ("variant", "outcome")
-        )
-        self._lookups = Counter("groupqwen_cache_lookups", "Cache outcomes by kind.", ("outcome",))
-        # (What comes from the cache in milliseconds says nothing of the variant that once gave it.)
-        self._ttft = Histogram(
-            "groupqwen_ttft_seconds", "Time to first token.", LATENCY_BUCKETS, ("variant", "cache")
-        )
-        self._latency = Histogram(
-            "groupqwen_latency_seconds", "Time of the whole answer.", LATENCY_BUCKETS, ("variant", "cache")
-        )
+        self._metrics = RouterMetrics()
+        self._looking = asyncio.get_running_loop().create_task(self._look_round())
 
     async def reconfigure(self, config: Mapping[str, Any]) -> None:
         """Rules from `user_config`, and the calibration: at the start, and anew without a restart. (Handles want
@@ -108,7 +102,7 @@ class Router:
         self._reader.reconfigure(routing)
         self._bandit.explore = routing.learning.explore
         situation = Situation(
-            self._variants.away, self._pace, self._variants.loading, self._cool_downs, self._bandit
+            self._variants.away, self._pace, self._variants.loading, self._breakers, self._bandit
         )
         self._rules = Rules(self._profile, self._catalog, routing, situation, judges)
         tried = config.get("canary")
@@ -138,10 +132,10 @@ class Router:
 
         Every request that gets here leaves a row in the Ledger, however it ends.
         """
-        resolve_model(request.model, self._profile, self._rules.routing)
-        record = QueryRecord.begin(request, context)
+        record = QueryRecord.begin(request, context, self._keeping)
         progress = Progress(context.received)
         try:
+            resolve_model(request.model, self._profile, self._rules.routing)
             # Inner generators are closed with the outer, not when they are collected: a client that left must
             # free its slot at once.
             async with aclosing(self._answer(request, context, record)) as answer:
@@ -257,11 +251,14 @@ class Router:
     async def _asking(self, request: ChatRequest, context: RequestContext, embedding: bytes | None) -> Asking:
         """The decision, and all that an answer may need."""
         found = await self._reader.classification(request, embedding)
+        if context.begin_within is None:
+            # Nobody waits longer anyway: who cannot begin by then need not be queued.
+            context = replace(context, begin_within=self._rules.routing.fallback.first_token_seconds)
         last = self._conversations.last(request, context)
         return Asking(
             rules=self._rules,
             generate=self._generate,
-            cool_downs=self._cool_downs,
+            breakers=self._breakers,
             awake=self._variants.awake,
             request=request,
             context=context,
@@ -296,9 +293,7 @@ class Router:
         finally:
             decision = ended(decision, answering.attempts)
             record.route(decision, lookup.outcome, lookup.distance)
-            self._decisions.inc(tags={"variant": decision.variant, "task": decision.task or ""})
-            for attempt in answering.attempts[:-1]:
-                self._moves.inc(tags={"variant": attempt.variant, "outcome": attempt.outcome})
+            self._metrics.decided(decision, answering.attempts[:-1])
         self._conversations.answered(asking.request, asking.context, Turn(decision.variant, decision.task))
         self._bandit.answered(
             asking.context.request_id, asking.context.key_id, decision.variant, decision.task or ""
@@ -323,7 +318,7 @@ class Router:
     def _seen(self, lookup: Lookup) -> None:
         if lookup.only_checks:
             return
-        self._lookups.inc(tags={"outcome": lookup.outcome})
+        self._metrics.looked_up(lookup.outcome)
         self._seen_lookups.seen(lookup)
 
     async def _generate(
@@ -331,32 +326,49 @@ class Router:
     ) -> AsyncGenerator[list[ChatCompletionChunk], None]:
         """A variant's answer, timed."""
         began, first, tokens = time.monotonic(), 0.0, 0
-        with self._pace.asked(variant):
+        self._breakers.asked(variant)
+        with self._pace.asked(variant), self._meter.running(variant, context.request_id):
             async with aclosing(self._variants.generate(variant, request, context)) as steps:
                 async for chunks in steps:
                     if not first and any(map(has_content, chunks)):
                         first = time.monotonic() - began
                     tokens = next((chunk.usage.completion_tokens for chunk in chunks if chunk.usage), tokens)
                     yield chunks
+        self._breakers.answered(variant)
         if first and tokens:
             self._pace.note(variant, first, time.monotonic() - began, tokens)
 
     def _write_down(self, record: QueryRecord, progress: Progress) -> None:
+        record.drew(self._meter.take(record.request_id), self._profile.ledger.electricity_usd_per_kwh)
         record.finish(progress, self._catalog, self._profile.variants)
         try:
             self._journal.append(record.as_row())
         except OSError:
             # The answer counts for more than its row; what can be said of it goes to the log.
             logger.exception("the journal took no row: %s", record.request_id)
-        if record.variant:
-            tags = {"variant": record.variant, "cache": record.cache}
-            if record.ttft_ms is not None:
-                self._ttft.observe(record.ttft_ms / 1e3, tags)
-            self._latency.observe(record.latency_ms / 1e3, tags)
+        self._metrics.ended(record)
 
     async def cache_outcomes(self) -> dict[str, Any]:
         """How lookups have ended since the start, and what the hits among them have saved."""
         return self._seen_lookups.report()
+
+    async def health(self) -> dict[str, Any]:
+        """Whether the Classifier answers, who is left alone since it failed, and how each variant is."""
+        statuses, classifier = await asyncio.gather(self._variants.statuses(), self._reader.classifier_health())
+        return {
+            "ok": not self._journal.waiting,
+            "error": f"{self._journal.waiting} rows wait for room on the disk" if self._journal.waiting else None,
+            "variants": {name: status["state"] for name, status in statuses.items()},
+            "resting": self._breakers.report(),
+            "classifier": classifier,
+        }
+
+    async def _look_round(self) -> None:
+        while True:
+            self._metrics.resting(self._profile.variants, self._breakers.report())
+            with suppress(OSError):  # (The disk is still full.)
+                self._journal.flush()
+            await asyncio.sleep(TELLING_SECONDS)
 
     async def models(self) -> list[dict[str, Any]]:
         """What each variant is and does, for `/v1/models`."""

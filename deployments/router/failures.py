@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
 from contextlib import aclosing
 
@@ -101,25 +100,6 @@ def has_content(chunk: ChatCompletionChunk) -> bool:
 def _broken(variant: str, what: str, code: str, status: int = 502) -> ChatError:
     kind = "invalid_request_error" if status == 400 else "server_error"
     return ChatError(f"The variant {variant!r} {what}.", status=status, kind=kind, code=code, retry_after=5.0)  # type: ignore[arg-type]
-
-
-class CoolDowns:
-    """Variants that have failed a moment ago: asked only if nobody else can answer."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._until: dict[str, float] = {}
-
-    def failed(self, variant: str, seconds: float) -> None:
-        """It rests for so long."""
-        self._until[variant] = self._clock() + seconds
-
-    def cooling(self, variant: str) -> bool:
-        """Whether it rests now."""
-        return self._until.get(variant, 0.0) > self._clock()
-
-    def __contains__(self, variant: object) -> bool:
-        return isinstance(variant, str) and self.cooling(variant)
 
 
 def next_in_chain(

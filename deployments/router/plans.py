@@ -10,13 +10,14 @@ from typing import Protocol
 from openai.types.chat import ChatCompletionChunk
 
 from configs.catalog import Catalog
-from configs.escalation import Cause
+from configs.escalation import Cause, FallbackRules
 from deployments.classifier.rules import Classification
 from deployments.contract import ChatRequest, RawPromptRequest, RequestContext
 from deployments.router.answering import Committed, Plan, with_logprobs
+from deployments.router.breakers import Breakers
 from deployments.router.decision import Attempt, RouteDecision
 from deployments.router.escalation import Judge
-from deployments.router.failures import CoolDowns, next_in_chain
+from deployments.router.failures import next_in_chain
 from deployments.router.rules import Rules, resolve_model
 
 NOT_THE_VARIANTS: frozenset[Cause] = frozenset({"busy", "context", "refused", "not_ready", "away"})
@@ -37,7 +38,7 @@ class Asking:
 
     rules: Rules
     generate: Generate
-    cool_downs: CoolDowns
+    breakers: Breakers
     awake: Callable[[], Awaitable[list[str]]]
     request: ChatRequest
     context: RequestContext
@@ -53,11 +54,19 @@ class Asking:
             larger=self.larger,
             instead=self.instead,
             failed=self._failed,
-            fallback=self.rules.routing.fallback,
+            fallback=self._fallback,
             escalation=self.rules.routing.escalation,
             continues=self._continues,
             prompt_tokens=self.found.context_tokens,
         )
+
+    @property
+    def _fallback(self) -> FallbackRules:
+        """The owner's, within the time that the client waits for a beginning."""
+        fallback, within = self.rules.routing.fallback, self.context.begin_within
+        if within is None or within >= fallback.first_token_seconds:
+            return fallback
+        return fallback.model_copy(update={"first_token_seconds": within})
 
     @property
     def named(self) -> bool:
@@ -98,9 +107,7 @@ class Asking:
         above = [
             name
             for name in able
-            if priors[name] > own
-            and not self.cool_downs.cooling(name)
-            and not self.rules.judges.accepts_nothing(name)
+            if priors[name] > own and not self.breakers.rests(name) and not self.rules.judges.accepts_nothing(name)
         ]
         return min(above, key=lambda name: priors[name], default=None)
 
@@ -114,11 +121,11 @@ class Asking:
         able = self.rules.able(self.request, self.context, self.found)
         contexts = {name: served.context for name, served in self.rules.profile.variants.items()}
         awake = await self.awake() if "awake" in chain else []
-        return next_in_chain(chain, variant, able, contexts, awake, tried, self.cool_downs.cooling)
+        return next_in_chain(chain, variant, able, contexts, awake, tried, self.breakers.rests)
 
     def _failed(self, variant: str, cause: Cause) -> None:
         if cause not in NOT_THE_VARIANTS:
-            self.cool_downs.failed(variant, self.rules.routing.fallback.cool_down_seconds)
+            self.breakers.failed(variant, self.rules.routing.fallback.cool_down_seconds, cause)
 
     def _continues(self, variant: str) -> bool:
         """Whether it can go on with what another has begun: engines whose template is ours to fill."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from typing import Any
 
 from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import RayServeException
@@ -18,6 +19,7 @@ from deployments.cache.exact import ExactCache
 from deployments.classifier.learned import embedder_of
 from deployments.classifier.rules import Classification, classify, last_user_text
 from deployments.contract import ChatRequest, RequestContext
+from deployments.last_error import LastError
 from deployments.router.decision import Given
 from deployments.router.rules import resolve_model
 from deployments.timing import within
@@ -26,6 +28,8 @@ logger = logging.getLogger("ray.serve")
 
 PATIENCE_SECONDS = 1.0
 """For anything that a question may do without: Serve lets calls wait for a deployment that is being restarted."""
+
+NOTHING_ASKED = ChatRequest.model_validate({"messages": [{"role": "user", "content": ""}]})
 
 GONE = (RayActorError, RayTaskError, RayServeException)
 """What a call to a deployment that is away raises."""
@@ -46,6 +50,7 @@ class Reader:
         self._embed, self._embed_query = cache.embed, cache.embed_query
         self._classify = classifier.classify
         self._learned_from_embeddings = False
+        self._last_error = LastError()
 
     def reconfigure(self, routing: Routing) -> None:
         """New rules, and perhaps another artifact."""
@@ -76,6 +81,14 @@ class Reader:
         except (*GONE, TimeoutError):
             logger.warning("the cache did not answer; the request goes on without it")
             return replace(lookup, similar_may_serve=False)
+
+    async def classifier_health(self) -> dict[str, Any]:
+        """Whether the Classifier answers; while it does not, the rules alone decide."""
+        try:
+            await within(self._classify.remote(NOTHING_ASKED), PATIENCE_SECONDS)
+        except (*GONE, TimeoutError) as error:
+            return {"ok": False, "error": type(error).__name__, "last_error": self._last_error.report()}
+        return {"ok": True, "error": None, "last_error": self._last_error.report()}
 
     async def served(self, lookup: Lookup) -> None:
         """What the cache had was of use."""
@@ -130,7 +143,8 @@ class Reader:
                 asked = self._classify.remote(request, embedding)
                 found: Classification = await within(asked, PATIENCE_SECONDS)
                 return found
-            except (*GONE, TimeoutError):
+            except (*GONE, TimeoutError) as error:
+                self._last_error.note(error)
                 logger.warning("the Classifier did not answer; the rules are applied here")
         return classify(request.messages, self._routing)
 

@@ -7,26 +7,24 @@ the coder, translation to the translator, everything else to the variant of its 
 
 from __future__ import annotations
 
-import re
+import math
 import time
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from configs.catalog import Catalog
 from configs.profile import Profile
-from configs.routing import LEVELS, Condition, Level, Preference, Routing, Rule
-from deployments.classifier.rules import THINKING, Classification, last_user_text
+from configs.routing import LEVELS, Level, Preference, Routing, Rule
+from deployments.classifier.rules import THINKING, Classification
 from deployments.contract import AUTO, ChatError, ChatRequest, RequestContext, invalid, node_away, not_allowed
 from deployments.router.bandit import Bandit
 from deployments.router.calibration import nothing
 from deployments.router.choice import Offer, blended, choose
+from deployments.router.conditions import holds
 from deployments.router.conversations import Turn
 from deployments.router.decision import Candidate, RouteDecision
 from deployments.router.escalation import Judges
 from deployments.router.pace import Pace
-
-READ_CHARS = 20_000
-"""How much of a question the owner's expressions are held against."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +111,8 @@ class Rules:
             if offers:
                 offers = self.situation.bandit.informed(offers, found.task)
                 choices = self._by_worth(offers, preference, last, found) + choices
+            if rule is not None and rule.prefer_level:
+                choices = [(self.profile.levels[rule.prefer_level], f"rule: {rule.name}"), *choices]
             if rule is not None and rule.prefer:
                 choices = [(rule.prefer, f"rule: {rule.name}"), *choices]
         passed: list[Candidate] = []
@@ -121,7 +121,7 @@ class Rules:
             for name, _ in choices
         }
         if wish.kind != "variant":
-            objections = self._with_doubts(objections)
+            objections = self._with_doubts(objections, rule)
         for name, reason in choices:
             objection = objections[name]
             if objection is None:
@@ -145,20 +145,27 @@ class Rules:
     def able(self, request: ChatRequest, context: RequestContext, found: Classification) -> dict[str, float]:
         """Who can take the request at all, with their quality: for escalation and after failures."""
         rule = self._rule(request, context, found)
-        return {
+        able = {
             name: self._quality(name, found)
             for name in self.profile.variants
             if self._objection(name, request, context, found, rule) is None
         }
+        small = {name: worth for name, worth in able.items() if rule is None or not self._too_large(name, rule)}
+        return small or able
 
-    def _with_doubts(self, objections: dict[str, str | None]) -> dict[str, str | None]:
-        """With what speaks against a variant only while another can answer: it has just failed, or nothing that it
-        says would be accepted."""
+    def _too_large(self, name: str, rule: Rule) -> bool:
+        return self.catalog.variants[name].parameters_b > (rule.at_most_billions or math.inf)
+
+    def _with_doubts(self, objections: dict[str, str | None], rule: Rule | None) -> dict[str, str | None]:
+        """With what speaks against a variant only while another can answer: it has just failed, nothing that it
+        says would be accepted, or it is larger than the owner's rule wants."""
         doubts = {
             name: "has failed a moment ago"
             if name in self.situation.rests
             else "none of its answers would keep the target"
             if self.judges.accepts_nothing(name)
+            else f"rule: {rule.name}"
+            if rule is not None and self._too_large(name, rule)
             else None
             for name, objection in objections.items()
             if objection is None
@@ -171,7 +178,7 @@ class Rules:
         for rule in self.routing.rules:
             if any(name and name not in served for name in (rule.force, rule.prefer)):
                 continue  # Of another profile.
-            if _holds(rule.when, request, context, found):
+            if holds(rule.when, request, context, found):
                 return rule
         return None
 
@@ -377,25 +384,3 @@ def _as_level(name: str) -> Level:
 def _once(candidates: Iterable[Candidate]) -> list[Candidate]:
     """Each variant once, as it was first passed over."""
     return list({candidate.variant: candidate for candidate in reversed(list(candidates))}.values())[::-1]
-
-
-def _holds(when: Condition, request: ChatRequest, context: RequestContext, found: Classification) -> bool:
-    """Whether everything that a condition names is so."""
-    named: tuple[tuple[Container[object], object], ...] = (
-        (when.task, found.task),
-        (when.level, found.level),
-        (when.device, context.device),
-        (when.language, found.language),
-        (when.domain, found.domain),
-        (when.key, context.key_id),
-    )
-    return (
-        all(not wanted or value in wanted for wanted, value in named)
-        and (when.tools is None or when.tools == bool(request.tools))
-        and (when.min_tokens is None or found.context_tokens >= when.min_tokens)
-        and (when.max_tokens is None or found.context_tokens <= when.max_tokens)
-        and (
-            when.matches is None
-            or re.search(when.matches, last_user_text(request.messages)[:READ_CHARS]) is not None
-        )
-    )

@@ -70,15 +70,17 @@ def _message(message: Mapping[str, Any], index: int, spec: VariantSpec) -> dict[
     """Roles and contents that every template knows. Raises a 400 `ChatError` for what the variant cannot read."""
     plain = {key: value for key, value in message.items() if value is not None}
     plain["role"] = {"developer": "system", "function": "tool"}.get(message["role"], message["role"])
-    for part in plain["content"] if isinstance(plain.get("content"), list) else []:
-        _check_part(part, index, spec)
+    if isinstance(plain.get("content"), list):
+        plain["content"] = [_part(part, index, spec) for part in plain["content"]]
     return {"content": "", **plain}
 
 
-def _check_part(part: Any, index: int, spec: VariantSpec) -> None:
+def _part(part: Any, index: int, spec: VariantSpec) -> dict[str, Any]:
+    """A part with what its type says and nothing else. Where vLLM finds a `uuid`, it reads (and fetches) what
+    stands under `image_url` or `video_url`, whatever the type is, and may take another request's image for it."""
     kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
     if kind in ("text", "refusal"):
-        return
+        return {"type": kind, kind: part.get(kind)}
     if kind != "image_url" or "vision" not in spec.capabilities:
         raise invalid(
             f"messages[{index}] holds a part of type {kind!r}, which this variant does not read.",
@@ -93,6 +95,7 @@ def _check_part(part: Any, index: int, spec: VariantSpec) -> None:
             f"messages[{index}]: images are taken as data URLs (`data:image/png;base64,…`) only.",
             param="messages",
         )
+    return {"type": "image_url", "image_url": {"url": url}}
 
 
 def chunks_of(event: str, builder: ChunkBuilder) -> list[ChatCompletionChunk]:

@@ -69,6 +69,8 @@ def vllm_start(row: Row, plan: Plan, spec: VariantSpec, served: ServedVariant, f
         **given,
         "enable_auto_tool_choice": options.tool_call_parser is not None,
         "enable_prompt_tokens_details": True,
+        # It fetches nothing, whatever gets to it; an empty list would allow everything.
+        "allowed_media_domains": ["nowhere.invalid"],
         "max_model_len": served.context,
         "max_num_seqs": served.parallel,
         "kv_cache_memory_bytes": row.kv_mb * 2**20,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import httpx
 from filelock import FileLock, Timeout
 from redis import Redis
 from redis.exceptions import BusyLoadingError, RedisError
@@ -29,7 +30,7 @@ from groupqwen.models import fetch_profile
 from groupqwen.stack import postgres, redis
 from groupqwen.stack.checks import check_home, check_machine, check_ports, ports_are_free
 from groupqwen.stack.credentials import Credentials, load_credentials, write_private
-from groupqwen.stack.deploy import wait_for_ray
+from groupqwen.stack.deploy import http, wait_for_ray
 from groupqwen.stack.firewall import firewall, interface_of
 from groupqwen.stack.problem import StartProblem
 from groupqwen.stack.processes import end, marked, orphaned_agents, wait_until
@@ -175,10 +176,29 @@ def _tell(settings: Settings, console: Console) -> None:
         )
 
 
-def down(settings: Settings, console: Console) -> bool:
-    """Stop exactly what `up` has started. Data stays. False: nothing was running."""
-    with only_one(settings.home, console), console.status("Stopping …"):
+def down(settings: Settings, console: Console, drain_seconds: float = 0.0) -> bool:
+    """Stop exactly what `up` has started, once what is being answered has ended (`drain_seconds`). Data stays.
+    False: nothing was running."""
+    with only_one(settings.home, console), console.status("Stopping …") as status:
+        if drain_seconds:
+            status.update(f"Waiting for answers that are under way (at most {drain_seconds:g} s) …")
+            _drain(settings, drain_seconds, console)
+            status.update("Stopping …")
         return _stop(settings, Supervisor(settings))
+
+
+def _drain(settings: Settings, seconds: float, console: Console) -> None:
+    """Whatever answers takes on nothing new, and is waited for. One that does not answer is not."""
+    headers = {"Authorization": f"Bearer {load_credentials(settings.home).api_key}"}
+    try:
+        told = http().post(
+            f"{settings.endpoint}/drain", json={"seconds": seconds}, headers=headers, timeout=seconds + 5
+        )
+        left = told.json()["under_way"] if told.status_code == 200 else 0
+    except (httpx.HTTPError, ValueError, KeyError):
+        return
+    if left:
+        console.print(f"{left} answers had not ended after {seconds:g} s and are cut off.")
 
 
 def _stop(settings: Settings, supervisor: Supervisor) -> bool:

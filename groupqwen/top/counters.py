@@ -1,4 +1,4 @@
-"""Counters of Prometheus' text format, and what two looks at them say of the time between. Pure.
+"""Prometheus' text format, and what two looks at its counters say of the time between. Pure.
 
 Every replica counts from zero when it starts, and its series end with it. So increments are summed up series by
 series, and what is read of them later never goes back.
@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from prometheus_client.parser import text_string_to_metric_families
 
 EXPORTED = "ray_"
 OURS = "groupqwen_"
-LABELS = frozenset({"variant", "outcome", "kind", "cache", "le"})
+LABELS = frozenset({"variant", "outcome", "kind", "cache", "cause", "le"})
 """By which anything is shown. The others say which process has counted, and are summed over."""
 
 Labels = frozenset[tuple[str, str]]
@@ -22,20 +23,25 @@ Series = tuple[str, Labels]
 Totals = Mapping[Series, float]
 
 
-def read_counters(text: str) -> dict[Series, float]:
-    """Our counters and histograms, each series by all of its labels, by the names that the code gives them. Raises
-    `ValueError` for what is no such text."""
+class Scraped(NamedTuple):
+    """One look, each series by all of its labels. Histograms are counters, too."""
+
+    counters: dict[Series, float]
+    gauges: dict[Series, float]
+
+
+def read_metrics(text: str) -> Scraped:
+    """What is ours, by the names that the code gives it. Raises `ValueError` for what is no such text."""
     starts = (f"{EXPORTED}{OURS}", f"# TYPE {EXPORTED}{OURS}")
     # Most of what is exported is Serve's: a hundred times more than what is read here.
     ours = "".join(f"{line}\n" for line in text.split("\n") if line.startswith(starts))
-    found: dict[Series, float] = {}
+    found = Scraped({}, {})
     for family in text_string_to_metric_families(ours):
-        if family.type not in ("counter", "histogram"):
-            continue
+        kind = found.gauges if family.type == "gauge" else found.counters
         for sample in family.samples:
             bound = float(sample.labels.get("le", 0.0))
             if math.isfinite(sample.value) and not math.isnan(bound):
-                found[sample.name.removeprefix(EXPORTED), frozenset(sample.labels.items())] = sample.value
+                kind[sample.name.removeprefix(EXPORTED), frozenset(sample.labels.items())] = sample.value
     return found
 
 

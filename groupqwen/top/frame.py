@@ -65,9 +65,19 @@ class LedgerLine:
 
 
 @dataclass(frozen=True)
+class Budget:
+    """`used`: the share of what a key may spend in this period."""
+
+    key: str
+    period: str
+    used: float
+
+
+@dataclass(frozen=True)
 class Frame:
-    """`window_seconds`: of the rates; None: they are means since the start. `requests` and `hits`: a cell of the
-    last minutes each, the newest last, a second's requests and the share that the cache has answered."""
+    """`window_seconds`: of the rates; None: they are means since the start. `requests` and `hits`: the last
+    minutes, cell by cell, the newest last: a second's requests, and the share that the cache has answered.
+    `refused`: by cause, in the window. `budgets`: the fullest first."""
 
     endpoint: str
     status: str
@@ -82,6 +92,8 @@ class Frame:
     saved_today_usd: float | None = None
     cost_of_all_keys: bool = False
     canary: str | None = None
+    refused: dict[str, float] = field(default_factory=dict)
+    budgets: tuple[Budget, ...] = ()
     variants: tuple[VariantLine, ...] = ()
     nodes: tuple[NodeLine, ...] = ()
     cache: CacheLine = CacheLine()

@@ -8,13 +8,15 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from groupqwen.top.counters import Counters, Point, Series, Window
-from groupqwen.top.frame import CacheLine, Frame, LedgerLine, NodeLine, VariantLine
+from groupqwen.top.frame import Budget, CacheLine, Frame, LedgerLine, NodeLine, VariantLine
 from groupqwen.top.sources import Reading
 
 LOOKUPS = "groupqwen_cache_lookups_total"
 DECISIONS = "groupqwen_route_decisions_total"
 MOVES = "groupqwen_route_moves_total"
 TOKENS = "groupqwen_engine_tokens_total"
+REFUSED = "groupqwen_refused_total"
+BUDGET = "groupqwen_budget_used_ratio"
 TTFT = "groupqwen_ttft_seconds"
 LATENCY = "groupqwen_latency_seconds"
 STATUS_TOKENS = "status_completion_tokens"
@@ -44,8 +46,8 @@ class History:
         self._reading = reading
         if reading.models is not None:
             self._models = reading.models
-        if reading.counters is not None:
-            now = reading.counters | dict(_counted_by_variants(self._models))
+        if reading.metrics is not None:
+            now = reading.metrics.counters | dict(_counted_by_variants(self._models))
             self._points.append(Point(reading.at, self._counters.add(now)))
         oldest = reading.at - max(self._window_seconds, (CELLS + 1) * CELL_SECONDS)
         # One that is older stays: what has happened since then is reckoned from it.
@@ -76,6 +78,8 @@ class History:
             saved_today_usd=None if today is None else today.get("saved_usd", 0.0),
             cost_of_all_keys=reading.sees_all,
             canary=_canary(reading.canary),
+            refused={cause: count for cause, count in window.by(REFUSED, "cause").items() if count},
+            budgets=_budgets(reading),
             variants=variants,
             nodes=_nodes(self._models),
             cache=_cache(reading.cache or {}, parts.get("cache") or {}, lookups),
@@ -84,7 +88,7 @@ class History:
 
     def _window(self, up_seconds: float | None) -> Window:
         reading, points = self._reading, self._points
-        if reading is None or reading.counters is None or not points:
+        if reading is None or reading.metrics is None or not points:
             return Window(Point(0.0), Point(0.0))
         last = points[-1]
         if len(points) == 1:
@@ -211,6 +215,19 @@ def _ledger(health: dict[str, Any]) -> LedgerLine:
         refused_rows=health.get("refused_rows"),
         error=health.get("error"),
     )
+
+
+def _budgets(reading: Reading) -> tuple[Budget, ...]:
+    """The fullest first."""
+    used: dict[tuple[str, str], float] = {}
+    for (name, labels), share in reading.metrics.gauges.items() if reading.metrics else ():
+        told = dict(labels)
+        if name == BUDGET:
+            # (Several Gateways may tell of the same.)
+            whose = told.get("key", ""), told.get("period", "")
+            used[whose] = max(share, used.get(whose, 0.0))
+    fullest = sorted(used.items(), key=lambda one: -one[1])
+    return tuple(Budget(key, period, share) for (key, period), share in fullest)
 
 
 def _canary(told: dict[str, Any] | None) -> str | None:

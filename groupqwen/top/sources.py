@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 
 from groupqwen.stack.deploy import http
-from groupqwen.top.counters import Series, read_counters
+from groupqwen.top.counters import Scraped, read_metrics
 
 ANSWER_SECONDS = 10.0
 SLOWLY_SECONDS = 15.0
@@ -32,7 +32,7 @@ class Reading:
     wall: float
     health: dict[str, Any]
     models: list[dict[str, Any]] | None = None
-    counters: dict[Series, float] | None = None
+    metrics: Scraped | None = None
     cache: dict[str, Any] | None = None
     today: dict[str, Any] | None = None
     """The row of `/v1/usage` for today: of all keys where this one is an admin's, else of this key."""
@@ -60,7 +60,7 @@ class Sources:
             health=health,
             # The first is `auto`, which is no variant.
             models=None if models is None else models["data"][1:],
-            counters=_counters(self._ask("/metrics")),
+            metrics=_metrics(self._ask("/metrics")),
             cache=_json(self._ask("/cache/stats")),
             today=self._spent_today(),
             sees_all=rollout is not None and rollout.status_code == 200,
@@ -117,8 +117,8 @@ def _message(answer: httpx.Response) -> str:
         return f"it answered {answer.status_code}"
 
 
-def _counters(scraped: httpx.Response | None) -> dict[Series, float] | None:
+def _metrics(scraped: httpx.Response | None) -> Scraped | None:
     try:
-        return None if scraped is None or scraped.status_code != 200 else read_counters(scraped.text)
+        return None if scraped is None or scraped.status_code != 200 else read_metrics(scraped.text)
     except ValueError:
         return None

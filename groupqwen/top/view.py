@@ -61,6 +61,7 @@ CELLS = 16
 ROOMY = 110
 """From this width on, there is room for what is nice to know."""
 SHORTEST_NAME = 8
+NEARLY_FULL = 0.8
 
 
 @dataclass(frozen=True)
@@ -105,11 +106,20 @@ class Screen:
         if self.frame.canary:
             above.append(Text(f"canary {self.frame.canary}", style="yellow", overflow="ellipsis", no_wrap=True))
         below: list[RenderableType] = [*(_node(node, width) for node in self.frame.nodes), self._cache()]
-        below += [self._ledger(), *self._taken_over(width), *([self._keys()] if self.keys else [])]
+        below += [self._ledger(), *self._limits(), *self._taken_over(width)]
+        below += [self._keys()] if self.keys else []
         if self.keys:
             # One line more for the blank ones, and two for the titles.
             most_rows = max(1, options.size.height - len(above) - len(below) - 4)
         yield Group(*above, Text(), self._variants(width, most_rows), Text(), *below)
+
+    def _limits(self) -> list[RenderableType]:
+        """Where any has been met, or budgets are used."""
+        told = [f"{one.key} has used {share(one.used)} of its {one.period}" for one in self.frame.budgets[:2]]
+        told += [f"refused {whole(count)} {cause}" for cause, count in sorted(self.frame.refused.items())]
+        full = any(one.used >= NEARLY_FULL for one in self.frame.budgets)
+        line = Text(", ".join(told), style="yellow" if full or self.frame.refused else "default")
+        return [_line("limits", line)] if told else []
 
     def _taken_over(self, width: int) -> list[RenderableType]:
         """A line of its own, where the column has no room."""

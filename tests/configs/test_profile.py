@@ -25,6 +25,7 @@ FIELDS: dict[str, Any] = {
 def test_every_profile_loads_under_its_own_name_and_fills_its_roles_by_capability(name: str) -> None:
     profile = load_profile(name, CATALOG)
     assert profile.name == name
+    assert not profile.limits.image_urls, "who wants that says so"
     assert set(profile.levels) == set(LEVELS)
     for role, capability in (("vision", "vision"), ("translation", "translation")):
         variant = getattr(profile, role)

@@ -30,7 +30,8 @@ from groupqwen.stack.processes import marked
 from groupqwen.stack.settings import Settings
 
 ROOT = Path(__file__).parents[2]
-PORT_OFFSET = 1000
+PORT_OFFSET = int(os.environ.get("GROUPQWEN_TEST_PORT_OFFSET", "1000"))
+"""Another, where tests of two checkouts run side by side."""
 SMALL, MIDDLE, LARGE = "smollm2-135m", "qwen2.5-coder-0.5b", "qwen2.5-coder-1.5b"
 
 
@@ -67,7 +68,7 @@ class Stack:
         return {"Authorization": f"Bearer {self.key}"}
 
     def client(self, **options: Any) -> OpenAI:
-        return OpenAI(base_url=self.url, api_key=self.key, **{"max_retries": 0, "timeout": 120, **options})
+        return OpenAI(base_url=self.url, **{"api_key": self.key, "max_retries": 0, "timeout": 120, **options})
 
     def get(self, path: str) -> httpx.Response:
         return http().get(self.url + path, headers=self.headers, timeout=30)

@@ -17,7 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from websockets.sync.client import ClientConnection, connect
 
 from tests.integration.conftest import LARGE, MIDDLE, SMALL, Stack, wait_for
+from tests.serve_app.pictures import data_url, picture
 
+PICTURE = data_url(picture())
 ENDLESS = {
     "messages": [{"role": "user", "content": "Tell me a long story."}],
     "model": LARGE,
@@ -126,7 +128,7 @@ def test_errors_are_openais(stack: Stack) -> None:
     assert (empty.status_code, error_of(empty)["param"]) == (400, "messages")
     image = stack.post(
         "/chat/completions",
-        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}]},
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": PICTURE}}]}]},
     )
     assert (image.status_code, error_of(image)["code"]) == (400, "unsupported_modality")
     tokens = stack.post("/embeddings", {"input": [[1, 2, 3]]})

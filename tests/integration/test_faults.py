@@ -1,5 +1,5 @@
-"""Kill -9 of each part while requests run: what fails, fails in OpenAI's terms; all comes back by itself;
-no row of the ledger is lost. With GROUPQWEN_FAULT_TABLE=FILE the table for docs/ARCHITECTURE.md is written."""
+"""Faults while requests run: what fails, fails in OpenAI's terms; all comes back by itself; no row of the ledger
+is lost, none is there twice. With GROUPQWEN_FAULT_TABLE=FILE the table for docs/OPERATIONS.md is written."""
 
 from __future__ import annotations
 
@@ -9,15 +9,20 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
 import psutil
 import pytest
+from redis import Redis
+from redis.exceptions import RedisError
 
+from deployments.ledger.journal import Journal
+from groupqwen.stack.supervisor import Supervisor
 from tests.integration.conftest import MIDDLE, SMALL, Stack, wait_for
+from tests.integration.test_ledger import row
 
 TRAFFIC_SECONDS = 9.0
 KILL_AFTER = 2.0
@@ -42,7 +47,7 @@ def table() -> Iterator[dict[str, tuple[Seen, float]]]:
     target = os.environ.get("GROUPQWEN_FAULT_TABLE")
     if target:
         lines = [
-            "| killed | complete answers | failed requests | well again after | rows lost |",
+            "| fault | complete answers | failed requests | well again after | rows lost |",
             "|---|---|---|---|---|",
         ]
         for part, (seen, back) in rows.items():
@@ -51,25 +56,114 @@ def table() -> Iterator[dict[str, tuple[Seen, float]]]:
         Path(target).write_text("\n".join(lines) + "\n")
 
 
-@pytest.mark.parametrize("part", ["variant", "Router", "Gateway", "SemanticCache", "Redis", "PostgreSQL"])
+PARTS = ("variant", "Router", "Gateway", "SemanticCache", "Classifier", "Ledger", "Redis", "PostgreSQL")
+
+
+@pytest.mark.parametrize("part", [*PARTS, "Redis, empty afterwards"])
 def test_kill_9_while_requests_run(stack: Stack, table: dict[str, tuple[Seen, float]], part: str) -> None:
     stack.wait_until_well()
     victim = find(stack, part)
-    seen, killed_at = asyncio.run(traffic(stack, victim))
+    seen, killed_at = asyncio.run(traffic(stack, lambda: victim.send_signal(signal.SIGKILL)))
+    if part.endswith("empty afterwards"):
+        empty_redis(stack)
     assert not psutil.pid_exists(victim.pid) or find(stack, part).pid != victim.pid
     stack.wait_until_well(60)
     back = time.monotonic() - killed_at - max(0.0, TRAFFIC_SECONDS - KILL_AFTER)
     assert seen.wrong == []
     assert seen.complete > 0
     assert stack.ask("And now?", model=SMALL, max_tokens=3).status_code == 200
-    wait_for(lambda: set(seen.answered) <= set(stack.ledger_ids()), 20, "rows of answered requests are missing")
-    table[part] = (seen, max(0.0, back))
+    every_row_is_there_once(stack, seen)
+    table[f"{part} killed" if "," not in part else "Redis killed, empty afterwards"] = (seen, max(0.0, back))
+
+
+def test_postgresql_that_is_away_for_a_minute_misses_nothing(
+    stack: Stack, table: dict[str, tuple[Seen, float]]
+) -> None:
+    """And the Ledger is killed meanwhile: what is spooled is copied by another."""
+    stack.wait_until_well()
+    services = Supervisor(stack.settings)._rpc().supervisor
+    began = time.monotonic()
+    services.stopProcess("postgres")
+    try:
+        seen, _ = asyncio.run(traffic(stack, lambda: stack.replica("Ledger").kill()))
+        wait_for(lambda: "ledger" in stack.health().get("parts", {}), 30, "the Ledger was not restarted")
+        assert stack.health()["status"] == "degraded"
+        assert stack.get("/usage").status_code == 503, "what needs PostgreSQL says so"
+        assert stack.ask("Is anybody there?", model=SMALL, max_tokens=2).status_code == 200
+        ledger = stack.health()["parts"]["ledger"]
+        assert ledger["last_error"]["error"] and ledger["pending_bytes"] > 0
+        time.sleep(max(0.0, 60 - (time.monotonic() - began)))
+    finally:
+        services.startProcess("postgres")
+    back_at = time.monotonic()
+    stack.wait_until_well()
+    every_row_is_there_once(stack, seen)
+    table["PostgreSQL away for 60 s, the Ledger killed meanwhile"] = (seen, time.monotonic() - back_at)
+
+
+def test_a_disk_that_is_full_misses_nothing(stack: Stack, table: dict[str, tuple[Seen, float]]) -> None:
+    """The Router may write no file at all for a while: its rows wait, and it says so."""
+    stack.wait_until_well()
+    router = stack.replica("Router")
+    before = router.rlimit(psutil.RLIMIT_FSIZE)
+    assert before is not None
+    said: list[dict[str, object]] = []
+    try:
+        seen, _ = asyncio.run(traffic(stack, lambda: router.rlimit(psutil.RLIMIT_FSIZE, (1, before[1]))))
+        said.append(stack.health()["parts"]["router"])
+    finally:
+        router.rlimit(psutil.RLIMIT_FSIZE, before)
+    back_at = time.monotonic()
+    assert said[0]["ok"] is False and "rows wait for room" in str(said[0]["error"])
+    assert seen.wrong == [] and not seen.failures, "nobody who asks notices"
+    stack.wait_until_well()
+    every_row_is_there_once(stack, seen)
+    table["the spool's disk full for 7 s"] = (seen, time.monotonic() - back_at)
+
+
+def test_half_a_record_holds_up_no_other(stack: Stack) -> None:
+    """As a writer leaves it that is killed in the middle of a row; and one whose bytes have turned on the disk."""
+    folder = stack.settings.home.journal
+    damaged = stack.health()["parts"]["ledger"]["damaged_lines"]
+    writer = Journal(folder)
+    path = max(folder.glob("*.journal"), key=lambda each: each.stat().st_mtime_ns)
+    rows = [{**row(), "key_id": "key_of_a_fault"} for _ in range(3)]
+    for one in rows:
+        writer.append(one)
+    writer.close()
+    with path.open("ab") as file:
+        file.write(b'00000000 {}\n00ff00ff {"request_id": "ha')
+    identities = {one["request_id"] for one in rows}
+    wait_for(lambda: identities <= set(stack.ledger_ids()), 20, "rows before the half one are missing")
+    wait_for(lambda: not path.exists(), 20, "a file whose writer is gone stays")
+    assert stack.health()["parts"]["ledger"]["damaged_lines"] == damaged + 1
+
+
+def every_row_is_there_once(stack: Stack, seen: Seen) -> None:
+    """Of what was answered while a fault went on."""
+    wait_for(lambda: set(seen.answered) <= set(stack.ledger_ids()), 30, "rows of answered requests are missing")
+    counted = Counter(stack.ledger_ids())
+    assert [identity for identity in seen.answered if counted[identity] != 1] == []
+
+
+def empty_redis(stack: Stack) -> None:
+    """As if it had started on another disk."""
+    redis = Redis.from_url(stack.settings.environment(stack.credentials)["GROUPQWEN_REDIS_URL"])
+    wait_for(lambda: answers(redis), 30, "Redis did not come back")
+    redis.flushall()
+
+
+def answers(redis: Redis) -> bool:
+    try:
+        return bool(redis.ping())
+    except RedisError:
+        return False
 
 
 def find(stack: Stack, part: str) -> psutil.Process:
     if part == "variant":
         return stack.replica(SMALL)
-    if part == "Redis":
+    if part.startswith("Redis"):
         # (Ray names Redis in the command lines of its own processes.)
         return stack.processes("redis-server")[0]
     if part == "PostgreSQL":
@@ -80,8 +174,8 @@ def find(stack: Stack, part: str) -> psutil.Process:
     return stack.replica(part)
 
 
-async def traffic(stack: Stack, victim: psutil.Process) -> tuple[Seen, float]:
-    """Clients that stream answers all the time, and the kill in the middle of it."""
+async def traffic(stack: Stack, fault: Callable[[], object]) -> tuple[Seen, float]:
+    """Clients that stream answers all the time, and the fault in the middle of it; when that was."""
     seen = Seen()
     until = time.monotonic() + TRAFFIC_SECONDS
     timeout = aiohttp.ClientTimeout(total=60)
@@ -99,14 +193,14 @@ async def traffic(stack: Stack, victim: psutil.Process) -> tuple[Seen, float]:
                 }
                 await one(session, stack.url, body, seen)
 
-        async def kill() -> float:
+        async def strike() -> float:
             await asyncio.sleep(KILL_AFTER)
-            victim.send_signal(signal.SIGKILL)
+            fault()
             return time.monotonic()
 
-        killing = asyncio.create_task(kill())
+        striking = asyncio.create_task(strike())
         await asyncio.gather(*(client(number) for number in range(CLIENTS)))
-        return seen, await killing
+        return seen, await striking
 
 
 async def one(session: aiohttp.ClientSession, url: str, body: dict[str, object], seen: Seen) -> None:

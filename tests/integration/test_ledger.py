@@ -9,12 +9,14 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import httpx
 import pytest
 
+from deployments.ledger.days import day_of
 from deployments.ledger.deployment import Drain
 from deployments.ledger.journal import REFUSED, Journal
-from deployments.ledger.store import LedgerStore, Refused
+from deployments.ledger.store import MIGRATIONS, LedgerStore, Refused
 from tests.integration.conftest import SMALL, Stack, wait_for
 
 
@@ -38,7 +40,11 @@ def row(**fields: Any) -> dict[str, Any]:
         "ttft_ms": None,
         "latency_ms": 1.0,
         "cost_usd": 0.0,
+        "energy_wh": 0.1,
+        "electricity_usd": 0.0,
         "saved_usd": 0.0,
+        "confidence": 0.5,
+        "escalations": 1,
         "finish_reason": None,
         "status": 599,
         "error": None,
@@ -93,6 +99,55 @@ async def test_a_row_that_is_refused_holds_up_no_other_and_is_kept_apart(
     assert journals(tmp_path) == [], "all was read"
     with pytest.raises(Refused):
         await store.insert([row(), bad[0]])
+
+
+async def test_days_have_partitions_and_old_ones_go_as_a_whole(store: LedgerStore) -> None:
+    """Also of a clock that was moved: whatever day a row says it is of, it is kept."""
+    today, long_ago, ahead = time.time(), 86_400.0 * 30, time.time() + 40 * 86_400
+    rows = [row(at=today), row(at=long_ago), row(at=long_ago + 86_400), row(at=ahead)]
+    assert await store.insert(rows) == 4
+    assert await store.insert(rows) == 0, "the same rows again, of four days"
+    assert await store.forget_before(day_of(long_ago + 86_400)) == ["queries_19700131"]
+    assert await store.forget_before(day_of(long_ago + 86_400)) == []
+    kept = await store.pool.fetch("select request_id from queries where key_id = 'key_of_a_test'")
+    assert {one["request_id"] for one in kept} == {one["request_id"] for one in (rows[0], rows[2], rows[3])}
+    assert await store.insert([rows[1]]) == 1, "one that comes late has its day made anew"
+    assert len(await store.forget_before(day_of(long_ago + 2 * 86_400))) == 2
+
+
+async def test_a_query_log_of_before_there_were_days_is_taken_over_whole(stack: Stack) -> None:
+    url = stack.settings.environment(stack.credentials)["GROUPQWEN_DATABASE_URL"]
+    owner = await asyncpg.connect(url)
+    await owner.execute('drop database if exists "of_before"')
+    await owner.execute('create database "of_before"')
+    old = await asyncpg.connect(url.replace("/groupqwen?", "/of_before?"))
+    await old.execute("create table migrations (name text primary key, at timestamptz default now())")
+    for path in sorted(MIGRATIONS.glob("*.sql"))[:4]:
+        await old.execute(path.read_text())
+        await old.execute("insert into migrations (name) values ($1)", path.name)
+    await old.execute(
+        """insert into queries (request_id, at, key_id, query, requested, device, trace, cache, prompt_tokens,
+        completion_tokens, cached_tokens, latency_ms, cost_usd, status, saved_usd)
+        select 'r' || n, '2026-03-28T23:30:00Z'::timestamptz + n * interval '1 hour', 'key_of_a_test', 'q', 'auto',
+        'server', '{}', 'miss', n, 1, 0, 1.0, 0.5, 200, 0.25 from generate_series(1, 100) n"""
+    )
+    await old.close()
+    store = LedgerStore(url.replace("/groupqwen?", "/of_before?"))
+    await store.connect()
+    try:
+        assert await store.count() == 100
+        told = await store.pool.fetchrow("select sum(prompt_tokens) as p, sum(saved_usd) as s from queries")
+        assert told is not None and (told["p"], told["s"]) == (5050, 25.0)
+        days = await store.pool.fetch(
+            "select inhrelid::regclass::text as name from pg_inherits i join pg_class c "
+            "on c.oid = i.inhrelid where c.relkind = 'r' order by 1"
+        )
+        assert [one["name"] for one in days][:2] == ["queries_20260329", "queries_20260330"]
+        assert await store.insert([row()]) == 1
+    finally:
+        await store.close()
+        await owner.execute('drop database "of_before" with (force)')
+        await owner.close()
 
 
 def test_a_request_is_traced_by_its_id_and_counted(stack: Stack) -> None:

@@ -13,7 +13,9 @@ from openai import BadRequestError, OpenAI
 from configs.catalog import load_catalog
 from configs.planner import lay_out
 from configs.profile import load_profile
+from tests.deployments.vllm.test_options import start
 from tests.integration.conftest import MIXED, SMALL, Stack, wait_for
+from tests.serve_app.pictures import data_url, picture
 
 ON_VLLM = "smollm2-135m-bf16"
 BOTH = pytest.mark.parametrize("model", [SMALL, ON_VLLM])
@@ -213,3 +215,15 @@ def is_alive(process: psutil.Process) -> bool:
         return process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:8265/", "https://example.com/a.png", "file:///etc/passwd"])
+def test_vllm_itself_would_fetch_nothing(url: str) -> None:
+    # The last of three doors: the Gateway lets no URL through, and the variant hands none on.
+    from vllm.multimodal.media.connector import MediaConnector
+
+    _, begun = start("qwen3-vl", "cuda", 24_000, context=8192)
+    connector = MediaConnector(allowed_media_domains=begun.arguments["allowed_media_domains"])
+    with pytest.raises((ValueError, RuntimeError), match=r"allowed domains|local files"):
+        connector.fetch_image(url)
+    assert connector.fetch_image(data_url(picture())).media.size == (4, 3)

@@ -37,5 +37,9 @@ def test_budgets_and_what_may_leave_the_house() -> None:
     for wrong in ("-1", "nan", "inf", "much"):
         with pytest.raises(ChatError, match="number of US dollars"):
             context(max_cost=wrong)
+    assert context(begin_within="2.5").begin_within == 2.5
+    for wrong in ("0", "-1", "nan", "inf", "soon"):
+        with pytest.raises(ChatError, match="number of seconds"):
+            context(begin_within=wrong)
     assert context().remote
     assert not context(remote="Never").remote

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from deployments.budgets.limits import KeyLimits
 from serve_app import keys
-from serve_app.keys import PREFIX, KeyRing, change_key, create_key, hash_key, read_keys
+from serve_app.keys import PREFIX, KeyRing, LastAdmin, change_key, create_key, hash_key, read_keys
 
 
 @pytest.fixture(autouse=True)
@@ -83,3 +84,26 @@ def test_a_key_may_prefer_something_and_old_files_are_read(tmp_path: Path) -> No
     del plain["keys"][0]["preference"]
     path.write_text(json.dumps(plain))
     assert read_keys(path)[0].preference is None
+
+
+def test_limits_are_kept_with_a_key_and_found_by_its_id(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    limits = KeyLimits(requests_per_minute=3, usd_per_day=0.5)
+    key, _ = create_key(path, "phone", limits=limits, query_text="hash", own_cache=True)
+    assert read_keys(path) == [key]
+    ring = KeyRing(path)
+    assert ring.limits(key.id) == limits
+    assert ring.limits("key_none").counts_nothing
+    plain = json.loads(path.read_text())
+    plain["keys"][0]["limits"]["of_tomorrow"] = 1
+    path.write_text(json.dumps(plain))
+    assert read_keys(path)[0].limits == limits
+
+
+def test_the_last_admin_stays_one(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    owner, _ = create_key(path, "owner")
+    with pytest.raises(LastAdmin):
+        change_key(path, owner.id, scopes=("chat",))
+    create_key(path, "second")
+    assert change_key(path, owner.id, scopes=("chat",))

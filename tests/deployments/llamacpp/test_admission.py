@@ -50,6 +50,16 @@ def test_removing_says_whether_it_waited() -> None:
     assert (len(queue), queue.heads()) == (0, [])
 
 
+def test_the_shortest_of_a_tenant_comes_first_and_nobody_is_overtaken_for_long() -> None:
+    queue: FairQueue[str] = FairQueue()
+    queue.push("ann", "long", due=0 + 60)
+    queue.push("ann", "short", due=1 + 2)
+    queue.push("ann", "as short", due=1 + 2)
+    queue.push("bob", "bobs", due=500)
+    queue.push("ann", "short, but a minute later", due=61 + 2)
+    assert drain(queue) == ["short", "bobs", "as short", "long", "short, but a minute later"]
+
+
 class Queue(RuleBasedStateMachine):
     """Held against one list for each tenant."""
 

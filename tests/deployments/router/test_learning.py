@@ -22,7 +22,7 @@ from deployments.ledger.opinions import Feedback, shadow_row
 from deployments.router.bandit import Bandit
 from deployments.router.choice import Offer
 from deployments.router.drift import drift
-from deployments.router.failures import CoolDowns, next_in_chain
+from deployments.router.failures import next_in_chain
 from deployments.router.rules import Rules, Situation
 from deployments.router.shadows import agreement, drawn
 
@@ -175,14 +175,8 @@ def test_who_is_asked_next(
     assert next_in_chain(chain, after, ABLE, CONTEXTS, ["a", "c"], tried, resting.__contains__) == found
 
 
-def test_every_cause_has_a_chain_and_failures_cool_down() -> None:
+def test_every_cause_has_a_chain() -> None:
     assert all(load_routing().fallback.chain(cause) == chain for cause, chain in DEFAULT_CHAINS.items())
-    now = [0.0]
-    rests = CoolDowns(lambda: now[0])
-    rests.failed("a", 20)
-    assert "a" in rests and "b" not in rests
-    now[0] = 21
-    assert "a" not in rests
 
 
 # -- layers

@@ -75,6 +75,15 @@ def test_images_are_read_from_the_request_and_from_nowhere_else() -> None:
         fields(VISION, messages=[{"role": "user", "content": [{"type": "input_audio"}]}])
 
 
+def test_a_part_holds_what_its_type_says_and_nothing_that_vllm_would_fetch() -> None:
+    smuggled = {"uuid": "1", "image_url": "http://127.0.0.1:8265/", "video_url": {"url": "file:///etc/passwd"}}
+    parts = [{"type": "text", "text": "Hi", **smuggled}, {"type": "refusal", "refusal": "No", **smuggled}]
+    own = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    parts.append({**smuggled, **own})
+    made = fields(VISION, messages=[{"role": "user", "content": parts}])["messages"][0]["content"]
+    assert made == [{"type": "text", "text": "Hi"}, {"type": "refusal", "refusal": "No"}, own]
+
+
 def test_a_raw_prompt_has_no_messages() -> None:
     request = CompletionRequest(prompt="Once", max_tokens=5, logprobs=2).as_chat("Once")
     made = completion_fields(request, SPEC, "id-1")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from groupqwen.top.counters import Series
+from groupqwen.top.counters import Scraped, Series
 from groupqwen.top.sources import Reading
 
 START = 1_700_000_000
@@ -32,6 +32,7 @@ def counted(worker: str = "w", **values: float) -> dict[Series, float]:
         "decisions": "groupqwen_route_decisions_total",
         "moves": "groupqwen_route_moves_total",
         "tokens": "groupqwen_engine_tokens_total",
+        "refused": "groupqwen_refused_total",
     }
     found: dict[Series, float] = {}
     for told, value in values.items():
@@ -51,7 +52,7 @@ def reading(at: float, counters: dict[Series, float] | None = None, **fields: An
             },
         },
         "models": [model("small")],
-        "counters": counters,
+        "metrics": None if counters is None else Scraped(counters, {}),
         "cache": {"entries": 41, "size_mb": 0.2, "max_size_mb": 256},
         "today": {"cost_usd": 0.5, "saved_usd": 1.5},
         "sees_all": True,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from groupqwen.top.counters import Counters, Point, Series, Window, quantile, read_counters
+from groupqwen.top.counters import Counters, Point, Series, Window, quantile, read_metrics
 
 SCRAPED = (Path(__file__).parent / "metrics.txt").read_text()
 """A part of what `GET /v1/metrics` of a real group has said."""
@@ -18,7 +18,7 @@ def series(name: str, **labels: str) -> Series:
 
 
 def since_the_start(text: str) -> Window:
-    return Window(Point(0.0), Point(100.0, Counters().add(read_counters(text))))
+    return Window(Point(0.0), Point(100.0, Counters().add(read_metrics(text).counters)))
 
 
 def test_a_real_scrape_is_read() -> None:
@@ -50,18 +50,19 @@ def test_what_nobody_counts_is_not_nothing() -> None:
     assert window.increase("groupqwen_route_decisions_total", variant="nobody") == 0.0
 
 
-def test_only_our_counters_are_kept() -> None:
-    names = {name for name, _ in read_counters(SCRAPED)}
+def test_only_ours_is_kept() -> None:
+    names = {name for name, _ in read_metrics(SCRAPED).counters}
     assert "groupqwen_ttft_seconds_bucket" in names
     assert not [name for name in names if "serve" in name or "active" in name]
-    assert read_counters("") == {}
-    assert read_counters("<html>503</html>\n") == {}
+    gauges = {name for name, _ in read_metrics(SCRAPED).gauges}
+    assert gauges == {"groupqwen_engine_active", "groupqwen_residency_used_mb"}
+    assert read_metrics("") == read_metrics("<html>503</html>\n") == ({}, {})
 
 
 @pytest.mark.parametrize("line", ['ray_groupqwen_x_total{a="', "ray_groupqwen_x_total{} many", "ray_groupqwen_x{"])
 def test_what_is_cut_off_is_a_value_error(line: str) -> None:
     with pytest.raises(ValueError):
-        read_counters(f"# TYPE ray_groupqwen_x_total counter\n{line}\n")
+        read_metrics(f"# TYPE ray_groupqwen_x_total counter\n{line}\n")
 
 
 @settings(deadline=None)

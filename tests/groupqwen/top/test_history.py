@@ -11,7 +11,8 @@ from pydantic import TypeAdapter
 
 from deployments.residency.machine import HOLDING
 from deployments.router.decision import HITS as ROUTERS_HITS
-from groupqwen.top.frame import Frame
+from groupqwen.top.counters import Scraped
+from groupqwen.top.frame import Budget, Frame
 from groupqwen.top.history import CELLS, HITS, IN_MEMORY, History
 from groupqwen.top.sources import Reading
 from tests.groupqwen.top.readings import counted, model, reading
@@ -150,6 +151,17 @@ def test_what_is_away_says_why() -> None:
     frame = frame_of(reading(0.0, health={"status": "degraded", "parts": parts}))
     assert (frame.cache.ok, frame.cache.error) == (False, "ConnectionError: Redis")
     assert (frame.ledger.pending_bytes, frame.ledger.error) == (2048, "OSError: refused")
+
+
+def test_budgets_and_who_was_refused() -> None:
+    used = {
+        ("groupqwen_budget_used_ratio", frozenset({("key", key), ("period", "day"), ("WorkerId", worker)})): share
+        for key, worker, share in (("key_a", "1", 0.2), ("key_b", "1", 0.5), ("key_b", "2", 0.9))
+    }
+    counters = counted(refused__cause_insufficient_quota=3)
+    frame = frame_of(reading(10.0, metrics=Scraped(counters, used)))
+    assert frame.budgets == (Budget("key_b", "day", 0.9), Budget("key_a", "day", 0.2))
+    assert frame.refused == {"insufficient_quota": 3.0}
 
 
 def test_a_canary_is_told() -> None:

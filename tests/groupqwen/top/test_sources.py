@@ -65,7 +65,7 @@ def test_all_that_it_says_is_read(endpoint: Endpoint) -> None:
     read = Sources(endpoint.url + "/", "gq-key").read()
     assert (read.health["status"], read.sees_all, read.canary) == ("ok", False, None)
     assert read.models is not None and [model["id"] for model in read.models] == ["small"]
-    assert read.counters == {("groupqwen_n_total", frozenset()): 1.0}
+    assert read.metrics == ({("groupqwen_n_total", frozenset()): 1.0}, {})
     assert (read.cache, read.today) == ({"entries": 3}, {"cost_usd": 0.25, "saved_usd": 0.5})
     endpoint.answers["/rollout"] = (200, {"variants": ["small"]})
     again = Sources(endpoint.url, "gq-key").read()

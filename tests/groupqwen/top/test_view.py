@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
-from groupqwen.top.frame import CacheLine, Frame, LedgerLine, NodeLine, VariantLine
+from groupqwen.top.frame import Budget, CacheLine, Frame, LedgerLine, NodeLine, VariantLine
 from groupqwen.top.view import ORDERS, Screen
 from groupqwen.top.words import bar, dollars, duration, number, pair, size, sparkline
 
@@ -93,6 +93,12 @@ def test_a_small_terminal_holds_all_of_it() -> None:
     assert "q quits" in lines[-1]
     assert sum("3/4+2" in line for line in lines) == 9
     assert len(shown(Screen(replace(FRAME, variants=many)))) > 30, "what is printed once is whole"
+
+
+def test_limits_are_told_where_they_are_met() -> None:
+    assert not any(line.startswith("limits") for line in shown(Screen(FRAME)))
+    limited = replace(FRAME, budgets=(Budget("key_a", "day", 0.83),), refused={"rate_limit": 2.0})
+    assert "limits   key_a has used 83% of its day, refused 2 rate_limit" in shown(Screen(limited))
 
 
 def test_what_moved_has_a_line_of_its_own_where_its_column_has_no_room() -> None:

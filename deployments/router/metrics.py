@@ -1,0 +1,93 @@
+"""What the Router tells Prometheus."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+from ray.serve.metrics import Counter, Gauge, Histogram
+
+from deployments.ledger.record import QueryRecord
+from deployments.router.decision import Attempt, RouteDecision
+
+SECONDS = [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300]
+TOKEN_SECONDS = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2]
+
+
+class RouterMetrics:
+    """Of one Router."""
+
+    def __init__(self) -> None:
+        self._decisions = Counter(
+            "groupqwen_route_decisions", "Decisions by variant and task.", ("variant", "task")
+        )
+        self._moves = Counter(
+            "groupqwen_route_moves",
+            "Variants that another took over from, by cause; escalated: it was unsure.",
+            ("variant", "outcome"),
+        )
+        self._lookups = Counter("groupqwen_cache_lookups", "Cache outcomes by kind.", ("outcome",))
+        self._requests = Counter(
+            "groupqwen_requests",
+            "Requests by who answered and the HTTP status.",
+            ("variant", "status"),
+        )
+        self._tokens = Counter(
+            "groupqwen_tokens", "Tokens of answers, by kind: prompt, cached, completion.", ("variant", "kind")
+        )
+        # (What comes from the cache in milliseconds says nothing of the variant that once gave it.)
+        self._ttft = Histogram("groupqwen_ttft_seconds", "Time to first token.", SECONDS, ("variant", "cache"))
+        self._tpot = Histogram(
+            "groupqwen_tpot_seconds", "Time of each further token.", TOKEN_SECONDS, ("variant", "cache")
+        )
+        self._latency = Histogram(
+            "groupqwen_latency_seconds", "Time of the whole answer.", SECONDS, ("variant", "cache")
+        )
+        self._cost = Counter("groupqwen_cost_usd", "What answers cost, at the catalog's prices.", ("variant",))
+        self._saved = Counter("groupqwen_saved_usd", "What the largest variant would have cost more.")
+        self._energy = Counter("groupqwen_energy_wh", "What machines drew for answers.", ("variant",))
+        self._resting = Gauge(
+            "groupqwen_variant_resting", "1 for a variant that is left alone since it failed.", ("variant",)
+        )
+
+    def looked_up(self, outcome: str) -> None:
+        """A lookup in the cache has ended."""
+        self._lookups.inc(tags={"outcome": outcome})
+
+    def decided(self, decision: RouteDecision, attempts: Iterable[Attempt]) -> None:
+        """A fresh answer has ended; `attempts`: those that another took over from."""
+        self._decisions.inc(tags={"variant": decision.variant, "task": decision.task or ""})
+        for attempt in attempts:
+            self._moves.inc(tags={"variant": attempt.variant, "outcome": attempt.outcome})
+
+    def ended(self, record: QueryRecord) -> None:
+        """A request has ended."""
+        tags = {"variant": record.variant or "none"}
+        self._requests.inc(tags={**tags, "status": str(record.status)})
+        if not record.variant:
+            return
+        counted = {
+            "prompt": record.prompt_tokens,
+            "cached": record.cached_tokens,
+            "completion": record.completion_tokens,
+        }
+        for kind, tokens in counted.items():
+            if tokens:
+                self._tokens.inc(tokens, {**tags, "kind": kind})
+        if record.cost_usd:
+            self._cost.inc(record.cost_usd, tags)
+        if record.saved_usd > 0:
+            self._saved.inc(record.saved_usd)
+        if record.energy_wh:
+            self._energy.inc(record.energy_wh, tags)
+        timed = {**tags, "cache": record.cache}
+        self._latency.observe(record.latency_ms / 1e3, timed)
+        if record.ttft_ms is not None:
+            self._ttft.observe(record.ttft_ms / 1e3, timed)
+            if record.completion_tokens > 1:
+                further = (record.latency_ms - record.ttft_ms) / 1e3 / (record.completion_tokens - 1)
+                self._tpot.observe(max(0.0, further), timed)
+
+    def resting(self, variants: Iterable[str], those: Collection[str]) -> None:
+        """Which of all are left alone."""
+        for variant in variants:
+            self._resting.set(float(variant in those), {"variant": variant})
