@@ -27,6 +27,7 @@ from groupqwen.models import fetch_profile
 from groupqwen.plans import show_plan
 from groupqwen.stack.problem import StartProblem
 from groupqwen.stack.settings import LogLevel, trace_choice
+from groupqwen.top.command import top
 from groupqwen.usage import trace as trace_request
 from groupqwen.usage import usage
 
@@ -44,6 +45,7 @@ app.add_typer(caches.app, name="cache")
 app.command()(usage)
 app.command("trace")(trace_request)
 app.command()(logs)
+app.command()(top)
 console = Console()
 errors = Console(stderr=True)
 

@@ -1,7 +1,7 @@
 """Files that are made from the code, so that they cannot drift: a test holds them current.
 
-`python scripts/generate.py` writes them: JSON Schemas of the configuration, the API reference, and Ray's
-dashboards for Grafana.
+`python scripts/generate.py` writes them: JSON Schemas of the configuration, the API reference, Ray's dashboards
+for Grafana, and the screen of `groupqwen top` in the documentation, from the frame that was recorded beside it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from configs.catalog import Catalog
 from configs.document import Strict
 from configs.profile import Profile
 from configs.routing import Routing
+from groupqwen.top.picture import picture
 
 ROOT = Path(__file__).parent.parent
 
@@ -31,6 +32,8 @@ def files() -> dict[Path, str]:
     made[ROOT / "docs" / "API_REFERENCE.md"] = api_reference()
     for name, text in ray_dashboards().items():
         made[ROOT / "configs" / "grafana" / "dashboards" / "Ray" / f"{name}.json"] = text
+    plots = ROOT / "docs" / "plots"
+    made[plots / "top.svg"] = picture((plots / "top.json").read_text())
     return made
 
 

@@ -36,11 +36,14 @@ class RouterMetrics:
         self._tokens = Counter(
             "groupqwen_tokens", "Tokens of answers, by kind: prompt, cached, completion.", ("variant", "kind")
         )
-        self._ttft = Histogram("groupqwen_ttft_seconds", "Time to first token.", SECONDS, ("variant",))
+        # (What comes from the cache in milliseconds says nothing of the variant that once gave it.)
+        self._ttft = Histogram("groupqwen_ttft_seconds", "Time to first token.", SECONDS, ("variant", "cache"))
         self._tpot = Histogram(
-            "groupqwen_tpot_seconds", "Time of each further token.", TOKEN_SECONDS, ("variant",)
+            "groupqwen_tpot_seconds", "Time of each further token.", TOKEN_SECONDS, ("variant", "cache")
         )
-        self._latency = Histogram("groupqwen_latency_seconds", "Time of the whole answer.", SECONDS, ("variant",))
+        self._latency = Histogram(
+            "groupqwen_latency_seconds", "Time of the whole answer.", SECONDS, ("variant", "cache")
+        )
         self._cost = Counter("groupqwen_cost_usd", "What answers cost, at the catalog's prices.", ("variant",))
         self._saved = Counter("groupqwen_saved_usd", "What the largest variant would have cost more.")
         self._energy = Counter("groupqwen_energy_wh", "What machines drew for answers.", ("variant",))
@@ -84,12 +87,13 @@ class RouterMetrics:
             self._saved.inc(record.saved_usd)
         if record.energy_wh:
             self._energy.inc(record.energy_wh, tags)
-        self._latency.observe(record.latency_ms / 1e3, tags)
+        timed = {**tags, "cache": record.cache}
+        self._latency.observe(record.latency_ms / 1e3, timed)
         if record.ttft_ms is not None:
-            self._ttft.observe(record.ttft_ms / 1e3, tags)
+            self._ttft.observe(record.ttft_ms / 1e3, timed)
             if record.completion_tokens > 1:
                 further = (record.latency_ms - record.ttft_ms) / 1e3 / (record.completion_tokens - 1)
-                self._tpot.observe(max(0.0, further), tags)
+                self._tpot.observe(max(0.0, further), timed)
 
     def wrote(self, wall: float, cpu: float) -> None:
         """A request's row is on its way, which took so many seconds."""

@@ -16,8 +16,9 @@ from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from configs.catalog import Catalog
+from configs.machine import memory_mb
 from configs.placement import application_of
-from configs.planner import row_of
+from configs.planner import lay_out, row_of
 from configs.profile import Profile
 from deployments.contract import ChatError, ChatRequest, RequestContext, engine_gone, node_away, queue_full
 from deployments.router.canary import CANARY, Canary, CanaryRules
@@ -55,6 +56,10 @@ class Variants:
         """Of those that are not in memory: seconds until they could begin. Changes as they come and go."""
         swapped = [name for name, served in profile.variants.items() if served.keep == "auto"]
         self._looking = asyncio.get_running_loop().create_task(self._look(swapped)) if swapped else None
+        head_mb = memory_mb(profile.machine.accelerator)
+        self._budgets = {
+            device: lay_out(profile.on(device), catalog, head_mb).budget_mb for device in (None, *profile.nodes)
+        }
         self._canaries: dict[str, Any] = {}
         self.canary: Canary | None = None
 
@@ -188,7 +193,10 @@ class Variants:
             "quantization": spec.quantization,
             "context": served.context,
             "capabilities": sorted(spec.capabilities),
+            "parallel": served.parallel,
+            "replicas": served.replicas,
             "node": served.node or "head",
+            "node_budget_mb": self._budgets[served.node],
             "roles": [role for role, variant in self._profile.roles.items() if variant == name],
             "declared_memory_mb": row_of(name, spec, served).total_mb,
             "status": status,

@@ -1,0 +1,1 @@
+"""`groupqwen top`: the running group, live in a terminal."""
