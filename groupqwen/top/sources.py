@@ -89,7 +89,8 @@ class Sources:
     def _ask(self, path: str) -> httpx.Response | None:
         """Raises `Refused`."""
         answer = self._answer(path)
-        if answer is not None and answer.status_code in (401, 403):
+        # (What is for admins only is left out for others.)
+        if answer is not None and (answer.status_code == 401 or (answer.status_code == 403 and path == "/models")):
             raise Refused(_message(answer))
         return answer
 
