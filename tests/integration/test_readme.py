@@ -31,6 +31,8 @@ RUN_ELSEWHERE = {
     "groupqwen router report": "tests/groupqwen/test_router_command and test_streams",
     "groupqwen keys prefer KEY economy": "tests/groupqwen/test_router_command",
     "groupqwen keys group KEY family": "the same",
+    "groupqwen keys limits KEY --requests-per-minute 30 --usd-per-day 0.5": "test_budgets, by command",
+    "groupqwen keys privacy KEY hash": "the same",
     "groupqwen keys create phone --variant qwen3-4b": "the same",
     "groupqwen keys revoke KEY": "the same",
     "groupqwen trace ID": "test_ledger",
