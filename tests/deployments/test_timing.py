@@ -12,7 +12,7 @@ from openai.types.chat import ChatCompletionChunk
 from configs.escalation import FallbackRules
 from deployments.chunks import ChunkBuilder
 from deployments.router.failures import watched
-from deployments.timing import within
+from deployments.timing import together, within
 
 ROOT = Path(__file__).parents[2]
 WORD = ChunkBuilder("1", "small").delta(0, content="x")
@@ -56,3 +56,36 @@ def test_nobody_waits_in_a_way_that_loses_cancellations() -> None:
                 node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)
             }
             assert "wait_for" not in names, path
+
+
+async def test_several_are_waited_for_so_many_at_once_in_order() -> None:
+    running, most = 0, 0
+
+    async def double(number: int) -> int:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.001 * (5 - number))
+        running -= 1
+        return 2 * number
+
+    assert await together([(double, number) for number in range(5)], 2) == [0, 2, 4, 6, 8]
+    assert most == 2
+
+
+async def test_where_one_of_several_fails_the_others_are_stopped() -> None:
+    stopped: list[int] = []
+
+    async def one(number: int) -> int:
+        if number == 1:
+            raise ValueError("no")
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            stopped.append(number)
+            raise
+        return number
+
+    with pytest.raises(ValueError, match="no"):
+        await together([(one, number) for number in range(3)], 3)
+    assert sorted(stopped) == [0, 2]

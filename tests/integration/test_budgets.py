@@ -349,6 +349,49 @@ def test_what_is_kept_of_a_question_is_as_the_key_says(stack: Stack, make: Any) 
     assert hashed.startswith("hmac:") and hashed == query(query_text="hash")
 
 
+def test_limits_that_are_not_said_stay_as_they_are(stack: Stack, make: Any) -> None:
+    key = make(limits={"requests_per_minute": 100, "usd_per_day": 1})
+    changed = (
+        http()
+        .patch(f"{stack.url}/keys/{key['id']}", json={"limits": {"usd_per_day": 5}}, headers=stack.headers)
+        .json()
+    )
+    assert (changed["limits"]["requests_per_minute"], changed["limits"]["usd_per_day"]) == (100, 5)
+    owner = next(one["id"] for one in stack.get("/keys").json()["keys"] if one["name"] == "owner")
+    refused = http().patch(f"{stack.url}/keys/{owner}", json={"scopes": ["chat"]}, headers=stack.headers)
+    assert refused.status_code == 400
+
+
+def test_several_prompts_take_no_more_places_than_the_key_has(stack: Stack, make: Any) -> None:
+    key = make(limits={"concurrent": 2})
+    body = {"model": SMALL, "prompt": [f"The number {n} is" for n in range(5)], "max_tokens": 2}
+    headers = {"authorization": f"Bearer {key['secret']}"}
+    told = httpx.post(stack.url + "/completions", json=body, headers=headers, timeout=120)
+    assert told.status_code == 200, told.text
+    assert len(told.json()["choices"]) == 5
+
+
+def test_who_is_left_when_the_first_goes_pays_for_the_answer(stack: Stack, make: Any) -> None:
+    key = make()
+    headers = {"authorization": f"Bearer {key['secret']}"}
+    text = f"Tell a story about the town of {key['id']}."
+    body = {"model": SMALL, "messages": [{"role": "user", "content": text}], "max_tokens": 60, "stream": True}
+
+    def ask_it() -> Any:
+        return http().stream("POST", stack.url + "/chat/completions", json=body, headers=headers, timeout=120)
+
+    with ask_it() as first, ask_it() as second:
+        lines = first.iter_lines()
+        next(lines)
+        assert second.headers["x-groupqwen-cache"] == "coalesced"
+        first.close()
+        assert "data: [DONE]" in list(second.iter_lines())
+        request_id = second.headers["x-request-id"]
+    wait_for(lambda: stack.get(f"/requests/{request_id}").status_code == 200, 20, "no row")
+    row = stack.get(f"/requests/{request_id}").json()
+    assert row["cost_usd"] > 0 and row["cache"] != "coalesced", "somebody pays"
+
+
 def test_the_owner_sets_limits_by_command(stack: Stack, make: Any) -> None:
     key = make()
     set_so = stack.run_cli("keys", "limits", key["id"], "--requests-per-minute", "1", "--usd-per-day", "2.5")

@@ -163,6 +163,40 @@ async def test_a_full_queue_refuses_and_says_when_to_come_back(small: LlamaCppCh
         await stream.aclose()
 
 
+async def test_one_that_cannot_begin_in_time_is_refused_and_an_idle_engine_refuses_nobody(
+    weights: Callable[[str], Path],
+) -> None:
+    engine = Engine(Weights(weights(SMALL)), EngineOptions(context=512, kv_tokens=1024, parallel=1, max_queue=50))
+    tokens = engine.weights.tokenize("Say something about the number", add_special=True, parse_special=False)
+
+    def asked(tenant: str, within: float, n: int = 200) -> Stream:
+        late = time.monotonic() + within
+        return engine.submit(Generation(tokens, n, GREEDY, tenant=tenant, begin_by=late))
+
+    assert (await collect(asked("a", 0.5, 1)))[1].completion_tokens == 1
+    engine._seconds_per_request = 20.0
+    greedy = [asked("greedy", 1e6) for _ in range(6)]
+    await anext(greedy[0])
+    with pytest.raises(EngineFull):
+        asked("greedy", 60)
+    patient = asked("other", 90, 1)
+    with pytest.raises(EngineFull):
+        asked("third", 5)
+    engine._seconds_per_request = 0.001
+    late = asked("fourth", 0.2)
+    with pytest.raises(EngineFull):
+        await collect(late)
+    await greedy[0].aclose()
+    assert (await collect(patient))[1].completion_tokens == 1, "its turn comes before the greedy one's second"
+    for stream in greedy[1:]:
+        await stream.aclose()
+    assert (await collect(asked("last", 60, 1)))[1].completion_tokens == 1
+    assert engine._queued_of == {}
+    assert engine.stats.shed == 1
+    engine.close()
+    engine.weights.close()
+
+
 async def test_tenants_take_turns(weights: Callable[[str], Path]) -> None:
     engine = Engine(Weights(weights(SMALL)), EngineOptions(context=512, kv_tokens=512, parallel=1, max_queue=50))
     tokens = engine.weights.tokenize("Say something about the number", add_special=True, parse_special=False)

@@ -131,3 +131,32 @@ async def test_one_that_ends_does_not_hide_the_next() -> None:
     assert await heard(after) == [0]
     await asyncio.sleep(0)
     assert flights.join(KEY) is None
+
+
+async def test_when_the_one_who_pays_leaves_the_first_that_stays_to_the_end_takes_over() -> None:
+    flights, source = Flights[int](), Source(3)
+    flight = flights.start(KEY, source.steps())
+
+    async def pays(most: int | None) -> None:
+        async with aclosing(flight.listen(pays=True)) as said:  # type: ignore[type-var]
+            async for one in said:
+                if one == most:
+                    return
+
+    first = asyncio.ensure_future(pays(0))
+    others = [asyncio.ensure_future(heard(flight)) for _ in range(3)]
+    await asyncio.sleep(0)
+    source.let(1)
+    await first
+    source.let(2)
+    assert await asyncio.gather(*others) == [[0, 1, 2]] * 3
+    assert [flight.takes_over() for _ in range(3)] == [True, False, False]
+
+
+async def test_one_who_pays_and_hears_all_of_it_leaves_nothing_to_pay() -> None:
+    flights, source = Flights[int](), Source(1)
+    flight = flights.start(KEY, source.steps())
+    source.let(1)
+    async with aclosing(flight.listen(pays=True)) as said:  # type: ignore[type-var]
+        assert [one async for one in said] == [0]
+    assert not flight.takes_over()
