@@ -74,10 +74,19 @@ def test_it_shows_what_was_asked(stack: Stack) -> None:
 
 
 def test_a_window_is_of_what_happens_in_it(stack: Stack) -> None:
-    asking = threading.Thread(target=lambda: [stack.ask("Count.", model=MIDDLE, max_tokens=8) for _ in range(4)])
+    enough = threading.Event()
+
+    def ask_on() -> None:
+        while not enough.wait(0.5):
+            stack.ask("Count.", model=MIDDLE, max_tokens=8)
+
+    asking = threading.Thread(target=ask_on)
     asking.start()
-    seen = looked(stack, "--window", "8", "--interval", "1")
-    asking.join()
+    try:
+        seen = looked(stack, "--window", "8", "--interval", "1")
+    finally:
+        enough.set()
+        asking.join()
     assert 7 < seen["window_seconds"] < 30
     middle = next(one for one in seen["variants"] if one["name"] == MIDDLE)
     assert middle["requests_per_minute"] > 0 and middle["tokens_per_second"] > 0
