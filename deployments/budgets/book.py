@@ -123,6 +123,7 @@ class Book:
         """At least so much was spent in the periods of `now` (US dollars), as someone else has counted; where that
         is not `settled`, what is still held here may be in it. (Of a period that is over by then nothing is
         taken.)"""
+        self._end_leases(now)
         self._turn_over(now)
         for period, usd in spent.items():
             asked = period_name(period, now)
@@ -163,7 +164,8 @@ class Book:
 
     def renew(self, held: Mapping[str, Amount], now: float) -> None:
         """These requests are still under way."""
-        self.leases |= {request_id: (now + LEASE_SECONDS, most) for request_id, most in held.items()}
+        there = {name: most for name, most in held.items() if name in self.leases}
+        self.leases |= {name: (now + LEASE_SECONDS, most) for name, most in there.items()}
 
     def _end_leases(self, now: float) -> None:
         # (One that ends too late was written by a clock that was put back since.)

@@ -158,7 +158,7 @@ async def test_fifty_at_once_overshoot_a_budget_by_one_reservation_at_most(
     counted.ledger = {"day": 9.5, "week": 9.5, "month": 9.5}
     ended = await asyncio.gather(*(counted.ask(limits, 1.0, 1.0, str(n)) for n in range(50)))
     await counted.settled()
-    assert ended.count("answered") == 1 and ended.count("insufficient_quota") == 49
+    assert ended.count("answered") == 1 and ended.count("budget_held") == 49
     assert await counted.ask(limits, 1.0, 1.0, "more") == "insufficient_quota"
     assert counted.alerts and counted.alerts[0][:2] == (KEY, "day") and counted.alerts[0][3] > 1
     assert len(counted.alerts) == 1, "told once"
