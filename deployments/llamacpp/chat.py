@@ -34,7 +34,6 @@ from deployments.llamacpp.generation import (
     EngineFull,
     Finished,
     Generation,
-    NotEnforceable,
     Piece,
     ThinkingBudget,
 )
@@ -116,9 +115,6 @@ class LlamaCppChat:
                     yield chunks
             except EngineFull as full:
                 raise queue_full(full.retry_after) from full
-            except NotEnforceable as refused:
-                wanted = "response_format" if request.response_format else "tools"
-                raise invalid(f"This request cannot be enforced: {refused}.", param=wanted) from refused
             except EngineFailed as failed:
                 raise engine_gone(self.options.name) from failed
         done = [answer.finished for answer in answers if answer.finished]

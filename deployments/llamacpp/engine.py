@@ -30,7 +30,6 @@ from deployments.llamacpp.generation import (
     Finished,
     FinishReason,
     Generation,
-    NotEnforceable,
     Piece,
     Running,
     Stream,
@@ -273,7 +272,7 @@ class Engine:
             try:
                 running.sampler = running.sampler or self._make_sampler(running)
             except ValueError as error:
-                self._emit(running, NotEnforceable(str(error)))
+                self._emit(running, EngineFailed(str(error)))
                 continue
             self._start(running, placement.slot, placement.source, placement.reused)
 

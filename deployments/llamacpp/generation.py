@@ -31,10 +31,6 @@ class EngineFailed(Exception):
     """The engine could not compute this request, or its thread has died."""
 
 
-class NotEnforceable(EngineFailed):
-    """It is the request that cannot be computed: no other engine would do better."""
-
-
 @dataclass(frozen=True)
 class Piece:
     """What one step added to an answer. `text` may be empty (half a character, a held stop string)."""

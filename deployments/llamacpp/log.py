@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,6 +13,7 @@ import llama_cpp
 
 logger = logging.getLogger("ray.serve.llamacpp")
 
+_ONE_AT_A_TIME = threading.Lock()
 _LEVELS = {3: logging.WARNING, 4: logging.ERROR}  # ggml_log_level; 5 continues the line before
 
 
@@ -27,14 +29,16 @@ def _forward(level: int, text: bytes, _user_data: ctypes.c_void_p) -> None:
 def unheard() -> Iterator[None]:
     """Nothing written to the process's standard error gets out: for calls into llama.cpp that print what they were
     given, past its log. (What another thread says in these microseconds is lost too.)"""
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+    # Of two at once the second would keep what the first has put there, and nothing would be heard again.
+    with _ONE_AT_A_TIME:
+        kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(nowhere, 2)
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            os.close(nowhere)
 
 
 def quieten() -> None:

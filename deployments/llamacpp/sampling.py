@@ -10,6 +10,7 @@ import ctypes
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import llama_cpp
 import numpy as np
@@ -54,10 +55,16 @@ class GrammarError(ValueError):
 
 def enforceable(weights: Weights, grammar: str) -> bool:
     """Whether llama.cpp takes a grammar: what its converter makes of a strange schema may have no meaning."""
-    sampler = llama_cpp.llama_sampler_init_grammar(weights.vocab, grammar.encode(), b"root")
+    sampler = _read(weights, grammar)
     if sampler:
         llama_cpp.llama_sampler_free(sampler)
     return bool(sampler)
+
+
+def _read(weights: Weights, grammar: str) -> Any:
+    # One that it cannot read it prints, and the names in it are a client's.
+    with unheard():
+        return llama_cpp.llama_sampler_init_grammar(weights.vocab, grammar.encode(), b"root")
 
 
 class Sampler:
@@ -67,11 +74,7 @@ class Sampler:
         self._n_vocab = weights.n_vocab
         self._grammar = None
         if options.grammar is not None:
-            # One that it cannot read it prints, and the names in it are a client's.
-            with unheard():
-                self._grammar = llama_cpp.llama_sampler_init_grammar(
-                    weights.vocab, options.grammar.encode(), b"root"
-                )
+            self._grammar = _read(weights, options.grammar)
             if not self._grammar:
                 raise GrammarError("the grammar made from response_format or tools was refused")
         self._chain = _build_chain(weights, options)
