@@ -131,7 +131,9 @@ def node_environment(home: Home, interface: str) -> dict[str, str]:
         "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1",
         # Ray runs its workers at niceness 15; here they are what a person waits for.
         "RAY_worker_niceness": "0",
+        # A gauge that was not set for twice as long is gone; so Serve must say as often how replicas are.
         "RAY_metrics_report_interval_ms": "2000",
+        "RAY_SERVE_STATUS_GAUGE_REPORT_INTERVAL_S": "1",
         # One thread a process, unless it says otherwise: many processes share few cores.
         "OMP_NUM_THREADS": "1",
         "TOKENIZERS_PARALLELISM": "false",
