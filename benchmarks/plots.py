@@ -45,7 +45,8 @@ def memory_plot(watched: Watched, variants: Sequence[str], services: Sequence[st
             one = watched.series[name]
             axes.plot([second / 60 for second in one.seconds], one.mib, linewidth=1, label=name, color=colour)
         axes.axvline(1, linestyle=":", color="grey", linewidth=1)
-        axes.set(title=title, ylabel="resident, MiB", yscale="log")
+        axes.set(title=title, ylabel="resident, MiB")
+        axes.set_yscale("log") if names is services else axes.set_ylim(bottom=0)
         axes.title.set_fontsize(9)
         axes.legend(fontsize=6, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     panels[-1].set_xlabel("minutes of load (dotted: the end of the first)")

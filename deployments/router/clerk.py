@@ -45,13 +45,9 @@ class Noted:
 
     def see(self, items: Iterable[object]) -> None:
         """Take note of a part of the answer."""
-        began = time.perf_counter()
-        for item in items:
-            self.progress.see(item)
-        # (Microseconds: to ask the processor's clock, a system call, would take as long again.)
-        took = time.perf_counter() - began
-        self.spent.wall += took
-        self.spent.cpu += took
+        with self.spent:
+            for item in items:
+                self.progress.see(item)
 
 
 class Clerk:
