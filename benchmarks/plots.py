@@ -40,13 +40,13 @@ def memory_plot(watched: Watched, variants: Sequence[str], services: Sequence[st
     for axes, title, names in zip(
         panels, ("variants", "other replicas", "services"), (variants, replicas, services), strict=True
     ):
-        for name in sorted(names):
-            one = watched.series.get(name)
-            if one is not None:
-                axes.plot([second / 60 for second in one.seconds], one.mib, linewidth=1, label=name)
+        shown = [name for name in sorted(names) if name in watched.series]
+        for name, colour in zip(shown, plt.get_cmap("tab20").colors, strict=False):
+            one = watched.series[name]
+            axes.plot([second / 60 for second in one.seconds], one.mib, linewidth=1, label=name, color=colour)
         axes.axvline(1, linestyle=":", color="grey", linewidth=1)
         axes.set(title=title, ylabel="resident, MiB")
-        axes.set_ylim(bottom=0)
+        axes.set_yscale("log") if names is services else axes.set_ylim(bottom=0)
         axes.title.set_fontsize(9)
         axes.legend(fontsize=6, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     panels[-1].set_xlabel("minutes of load (dotted: the end of the first)")

@@ -190,12 +190,13 @@ class LedgerStore:
 
 
 async def _copy(connection: Any, table: str, columns: Sequence[str], values: list[tuple[Any, ...]]) -> int:
-    names = ", ".join(f'"{column}"' for column in columns)
-    await connection.execute(f"create temporary table incoming (like {table} including defaults) on commit drop")
-    await connection.copy_records_to_table("incoming", records=values, columns=list(columns))
-    insert = f"insert into {table} ({names}) select {names} from incoming"  # noqa: S608
+    names, incoming = ", ".join(f'"{column}"' for column in columns), f"incoming_{table}"
+    # One for each connection: one for each batch would let the catalog, and what a connection knows of it, grow.
+    create = f"create temporary table if not exists {incoming} (like {table} including defaults)"
+    await connection.execute(f"{create} on commit delete rows")
+    await connection.copy_records_to_table(incoming, records=values, columns=list(columns))
+    insert = f"insert into {table} ({names}) select {names} from {incoming}"  # noqa: S608
     status: str = await connection.execute(f"{insert} on conflict ({UNIQUE[table]}) do nothing")
-    await connection.execute("drop table incoming")
     return int(status.rsplit(" ", 1)[-1])
 
 

@@ -73,6 +73,15 @@ async def test_a_row_that_comes_twice_is_there_once(store: LedgerStore) -> None:
     assert await store.insert([*rows, row()]) == 1
 
 
+async def test_batches_leave_nothing_behind_in_the_catalog(store: LedgerStore) -> None:
+    held = "select array_agg(oid order by oid) from pg_class where relnamespace = pg_my_temp_schema()"
+    await store.insert([row()])
+    before = await store.pool.fetchval(held)
+    for _ in range(5):
+        assert await store.insert([row()]) == 1
+    assert before and await store.pool.fetchval(held) == before
+
+
 async def test_a_row_that_is_refused_holds_up_no_other_and_is_kept_apart(
     store: LedgerStore,
     home: Home,
