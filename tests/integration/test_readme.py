@@ -86,7 +86,7 @@ def test_every_command_runs(stack: Stack, tmp_path: Path) -> None:
             # No hub here: what a person without one sees is a line that says what to do.
             done = run(
                 stack,
-                f"{command} --port-offset 3000",
+                f"{command} --port-offset {PORT_OFFSET + 2000}",
                 GROUPQWEN_HOME=str(tmp_path),
                 HF_ENDPOINT="http://127.0.0.1:9",
             )

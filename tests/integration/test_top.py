@@ -94,7 +94,7 @@ def test_a_window_is_of_what_happens_in_it(stack: Stack) -> None:
     assert len(seen["requests"]) == 20
 
 
-def test_a_key_for_chats_sees_it_all_but_what_others_cost(stack: Stack) -> None:
+def test_a_key_for_chats_sees_how_variants_are_and_its_own_cost(stack: Stack) -> None:
     made = stack.post("/keys", {"name": "of a test"}).json()
     try:
         wait_for(
@@ -107,7 +107,8 @@ def test_a_key_for_chats_sees_it_all_but_what_others_cost(stack: Stack) -> None:
         done = stack.run_cli("top", "--json", "--endpoint", stack.url, **{KEY: made["secret"]})
         seen = json.loads(done.stdout)
         assert (seen["cost_of_all_keys"], seen["cost_today_usd"]) == (False, 0.0)
-        assert len(seen["variants"]) == 3 and seen["requests_per_second"] is not None
+        assert len(seen["variants"]) == 3
+        assert seen["requests_per_second"] is None, "what everyone asks is for admins"
     finally:
         stack.run_cli("keys", "revoke", made["id"])
 
