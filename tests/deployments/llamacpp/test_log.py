@@ -9,7 +9,7 @@ from deployments.llamacpp.log import unheard
 
 
 def test_what_is_printed_past_the_log_is_not_heard_and_all_else_is(capfd: pytest.CaptureFixture[str]) -> None:
-    """Also when several threads are at it: of llama.cpp's calls some are made by the engine, some for a request."""
+    """Also when several threads are at it: the engine makes some of llama.cpp's calls, a request others."""
 
     def call() -> None:
         for _ in range(200):

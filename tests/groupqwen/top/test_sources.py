@@ -96,7 +96,14 @@ def test_a_key_that_is_refused_is_told_in_the_words_of_the_endpoint(endpoint: En
     endpoint.answers[path] = (401, {"error": {"message": "No valid API key."}})
     with pytest.raises(Refused, match=r"^No valid API key\.$"):
         Sources(endpoint.url, "gq-key").read()
-    endpoint.answers[path] = (403, "<html>")
+
+
+def test_what_is_for_admins_is_left_out_for_others_and_a_key_that_may_not_ask_is_refused(
+    endpoint: Endpoint,
+) -> None:
+    endpoint.answers["/metrics"] = (403, {"error": {"message": "This needs a key with the scope 'admin'."}})
+    assert Sources(endpoint.url, "gq-key").read().metrics is None
+    endpoint.answers["/models"] = (403, "<html>")
     with pytest.raises(Refused, match="403"):
         Sources(endpoint.url, "gq-key").read()
 
