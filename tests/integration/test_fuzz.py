@@ -20,10 +20,10 @@ from websockets.sync.client import connect
 from tests.integration.conftest import LARGE, MIDDLE, SMALL, Stack, wait_for
 from tests.integration.hostile.bodies import body_cases
 from tests.integration.hostile.case import KEY, Case, request
-from tests.integration.hostile.frames import socket_cases
+from tests.integration.hostile.frames import goes_on_after_its_end, socket_cases
 from tests.integration.hostile.heads import header_cases, path_cases, raw_cases
 from tests.integration.hostile.leavers import leaving_cases
-from tests.integration.wire import ANSWER_SECONDS, QUIET_SECONDS, UPGRADE, Wire, wire
+from tests.integration.wire import ANSWER_SECONDS, QUIET_SECONDS, UPGRADE, EndedSilently, Wire, wire
 
 CONNECTIONS = 24
 FILES_SLACK = 16
@@ -133,16 +133,21 @@ async def chat(connection: Wire, case: Case, key: bytes, seen: Seen) -> None:
         seen.fault(case, f"no WebSocket: {answer}")
         return
     await connection.send(frames)
-    async for opcode, data in connection.frames(2 * QUIET_SECONDS):
-        seen.statuses[f"frame {opcode}"] += 1
-        if opcode == 8:
-            code = int.from_bytes(data[:2], "big")
-            seen.statuses[f"close {code}"] += 1
-            if code == 1011:
-                seen.fault(case, "closed with 1011, an internal error")
-            return
-        if opcode == 1 and b"internal_error" in data:
-            seen.fault(case, f"it says {data[:300]!r}")
+    try:
+        async for opcode, data in connection.frames(2 * QUIET_SECONDS):
+            seen.statuses[f"frame {opcode}"] += 1
+            if opcode == 8:
+                code = int.from_bytes(data[:2], "big")
+                seen.statuses[f"close {code}"] += 1
+                if code == 1011:
+                    seen.fault(case, "closed with 1011, an internal error")
+                return
+            if opcode == 1 and b"internal_error" in data:
+                seen.fault(case, f"it says {data[:300]!r}")
+    except EndedSilently:
+        if not goes_on_after_its_end(frames):
+            raise
+        seen.statuses["reset behind its own end"] += 1
 
 
 async def leave(connection: Wire, case: Case, key: bytes, seen: Seen) -> None:

@@ -144,12 +144,16 @@ class Wire:
             except TimeoutError:
                 return
             if not data:
-                raise ValueError("it ended without a close")
+                raise EndedSilently("it ended without a close")
             buffer += data
 
     def abort(self) -> None:
         """Leave without a word."""
         self._writer.transport.abort()
+
+
+class EndedSilently(ValueError):
+    """A WebSocket's connection ended without a frame that says so."""
 
 
 @asynccontextmanager

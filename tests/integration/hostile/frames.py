@@ -30,6 +30,30 @@ def frame(opcode: int, data: bytes, *, last: bool = True, rsv: int = 0, masked: 
     return head + (bytes(4) if masked else b"") + data
 
 
+def goes_on_after_its_end(data: bytes) -> bool:
+    """Whether more is sent behind a frame that ends the talk (a close, or what the RFC does not allow). Whoever is
+    answered with a close then may miss it: what nobody reads makes the system reset the connection."""
+    while len(data) >= 2:
+        opcode, masked, length = data[0] & 0x0F, bool(data[1] & 0x80), data[1] & 0x7F
+        size = 2 + {126: 2, 127: 8}.get(length, 0)
+        if length > 125:
+            length = int.from_bytes(data[2:size], "big")
+        size += 4 if masked else 0
+        body, rest = data[size : size + length], data[size + length :]
+        ends = (
+            opcode not in (0, 1, 2, 9, 10) or bool(data[0] & 0x70) or not masked or (opcode > 7 and length > 125)
+        )
+        if opcode == 1 and data[0] & 0x80:
+            try:
+                body.decode()
+            except UnicodeDecodeError:
+                ends = True
+        if ends:
+            return bool(rest)
+        data = rest
+    return False
+
+
 def in_pieces(data: bytes, at: int) -> bytes:
     """A text message in three fragments with a ping between them."""
     return frame(1, data[:at], last=False) + frame(9, b"?") + frame(0, b"", last=False) + frame(0, data[at:])
