@@ -14,7 +14,6 @@ import itertools
 import logging
 import threading
 import time
-from collections import Counter
 from dataclasses import astuple, dataclass
 from typing import Literal
 
@@ -37,6 +36,7 @@ from deployments.llamacpp.generation import (
 from deployments.llamacpp.prefix import Slot, place, worth_waiting
 from deployments.llamacpp.sampling import Sampler, token_logprob
 from deployments.llamacpp.text import TextAssembler
+from deployments.llamacpp.turns import Turns
 from deployments.llamacpp.weights import Weights
 
 logger = logging.getLogger("ray.serve.llamacpp")
@@ -107,8 +107,7 @@ class Engine:
         self._wake = threading.Condition()
         self._closing = False
         self._clock = itertools.count(1)
-        self._queued_of: Counter[str] = Counter()
-        self._seconds_per_request, self._tokens_per_request = 1.0, 64.0
+        self._turns = Turns(options.parallel)
         self._outbox: list[tuple[Running, Event]] = []
         self._thread = threading.Thread(target=self._run, name="llamacpp-steps", daemon=True)
         self._thread.start()
@@ -134,7 +133,7 @@ class Engine:
             if self.queued >= self.options.max_queue + self._free_places() or self._comes_too_late(generation):
                 raise EngineFull(self._expected_wait())
             self._inbox.append(running)
-            self._waits(running, +1)
+            self._turns.comes(generation.tenant)
             self._wake.notify()
         return Stream(running.events, lambda: self._withdraw(running))
 
@@ -157,25 +156,13 @@ class Engine:
         return max(0, self.options.parallel - len(self._running))
 
     def _expected_wait(self) -> float:
-        rounds = (self.queued + 1) / self.options.parallel
-        return max(1.0, rounds * self._seconds_per_request)
+        return max(1.0, self._turns.wait(self.queued))
 
     def _comes_too_late(self, generation: Generation) -> bool:
-        """Whether its turn is likely to come when nobody waits for it any more. (Tenants take turns: of each other
-        one, no more come before it than of its own.)"""
+        """Whether its turn is likely to come when nobody waits for it any more."""
         if generation.begin_by is None or self.queued < self._free_places():
             return False
-        own = self._queued_of[generation.tenant]
-        ahead = sum(min(count, own + 1) for count in self._queued_of.values())
-        wait = (ahead + 1) / self.options.parallel * self._seconds_per_request
-        return time.monotonic() + wait > generation.begin_by
-
-    def _waits(self, running: Running, by: int) -> None:
-        """One more of its tenant waits, or one less. Called with the lock held."""
-        tenant = running.generation.tenant
-        self._queued_of[tenant] += by
-        if not self._queued_of[tenant]:
-            del self._queued_of[tenant]
+        return time.monotonic() + self._turns.wait_of(generation.tenant) > generation.begin_by
 
     @property
     def alive(self) -> bool:
@@ -231,11 +218,11 @@ class Engine:
                 arrived, self._inbox = self._inbox, []
                 now = time.monotonic()
                 for running in arrived:
-                    due = now + self._expected_seconds(running.generation)
+                    due = now + self._turns.expected(running.generation)
                     self._waiting.push(running.generation.tenant, running, due)
                 for running in [r for r in self._waiting if r.cancelled or r.is_late(now)]:
                     self._waiting.remove(running)
-                    self._waits(running, -1)
+                    self._turns.goes(running.generation.tenant)
                     self._release(running)
                     if running.cancelled:
                         self.stats.cancelled += 1
@@ -250,11 +237,6 @@ class Engine:
             if self._running:
                 return True
 
-    def _expected_seconds(self, generation: Generation) -> float:
-        """What it is likely to take. (Reading a token takes about an eighth of writing one.)"""
-        tokens = min(generation.max_tokens, self._tokens_per_request) + len(generation.prompt) / 8
-        return tokens * self._seconds_per_request / max(1.0, self._tokens_per_request)
-
     def _admit(self) -> None:
         for tenant, running in self._waiting.heads():
             if len(self._running) >= self.options.parallel:
@@ -268,7 +250,7 @@ class Engine:
                 continue
             self._waiting.pop(tenant)
             with self._wake:
-                self._waits(running, -1)
+                self._turns.goes(tenant)
             try:
                 running.sampler = running.sampler or self._make_sampler(running)
             except ValueError as error:
@@ -383,7 +365,7 @@ class Engine:
             group.remove(youngest)
         self._waiting.push_front(youngest.generation.tenant, youngest)
         with self._wake:
-            self._waits(youngest, +1)
+            self._turns.comes(youngest.generation.tenant)
         return True
 
     def _sample(self, running: Running, row: int) -> None:
@@ -430,8 +412,7 @@ class Engine:
             Finished(reason, len(running.generation.prompt), running.n_reused, running.completion),
         )
         took = time.monotonic() - running.started
-        self._seconds_per_request += 0.2 * (took - self._seconds_per_request)
-        self._tokens_per_request += 0.2 * (running.completion - self._tokens_per_request)
+        self._turns.took(took, running.completion)
         self._leave(running)
 
     def _leave(self, running: Running) -> None:

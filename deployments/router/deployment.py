@@ -26,6 +26,7 @@ from deployments.contract import AUTO, ChatError, ChatRequest, RequestContext
 from deployments.ledger.journal import Journal
 from deployments.ledger.keeping import Keeping, salt_at
 from deployments.ledger.record import QueryRecord
+from deployments.repeating import repeat
 from deployments.router.afterwards import Afterwards
 from deployments.router.answering import Answering, Committed
 from deployments.router.asked import Asked
@@ -93,7 +94,7 @@ class Router:
         self._metrics = RouterMetrics()
         keeping = Keeping(profile.ledger.query_text, salt_at(home().salt))
         self._clerk = Clerk(profile, catalog, self._journal, keeping, self._meter, self._metrics)
-        self._looking = asyncio.get_running_loop().create_task(self._look_round())
+        self._looking = asyncio.get_running_loop().create_task(repeat(self._look_round, TELLING_SECONDS))
 
     async def reconfigure(self, config: Mapping[str, Any]) -> None:
         """Rules from `user_config`, and the calibration: at the start, and anew without a restart. (Handles want
@@ -378,11 +379,9 @@ class Router:
         }
 
     async def _look_round(self) -> None:
-        while True:
-            self._metrics.resting({name: name in self._breakers for name in self._profile.variants})
-            with suppress(OSError):  # (The disk is still full.)
-                self._journal.flush()
-            await asyncio.sleep(TELLING_SECONDS)
+        self._metrics.resting({name: name in self._breakers for name in self._profile.variants})
+        with suppress(OSError):  # (The disk is still full.)
+            self._journal.flush()
 
     async def models(self) -> list[dict[str, Any]]:
         """What each variant is and does, for `/v1/models`."""

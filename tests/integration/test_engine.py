@@ -174,7 +174,7 @@ async def test_one_that_cannot_begin_in_time_is_refused_and_an_idle_engine_refus
         return engine.submit(Generation(tokens, n, GREEDY, tenant=tenant, begin_by=late))
 
     assert (await collect(asked("a", 0.5, 1)))[1].completion_tokens == 1
-    engine._seconds_per_request = 20.0
+    engine._turns.seconds_per_request = 20.0
     greedy = [asked("greedy", 1e6) for _ in range(6)]
     await anext(greedy[0])
     with pytest.raises(EngineFull):
@@ -182,7 +182,7 @@ async def test_one_that_cannot_begin_in_time_is_refused_and_an_idle_engine_refus
     patient = asked("other", 90, 1)
     with pytest.raises(EngineFull):
         asked("third", 5)
-    engine._seconds_per_request = 0.001
+    engine._turns.seconds_per_request = 0.001
     late = asked("fourth", 0.2)
     with pytest.raises(EngineFull):
         await collect(late)
@@ -191,7 +191,7 @@ async def test_one_that_cannot_begin_in_time_is_refused_and_an_idle_engine_refus
     for stream in greedy[1:]:
         await stream.aclose()
     assert (await collect(asked("last", 60, 1)))[1].completion_tokens == 1
-    assert engine._queued_of == {}
+    assert engine._turns.waiting == {}
     assert engine.stats.shed == 1
     engine.close()
     engine.weights.close()
