@@ -1,4 +1,4 @@
-"""When a request's turn comes: who waits, and how long requests take here. Pure; the engine holds its lock around it."""
+"""When a request's turn comes: who waits, and how long requests take here. Pure; the engine locks what counts."""
 
 from __future__ import annotations
 
