@@ -1,0 +1,1 @@
+"""Chats become a dataset: filters, personal information, duplicates, review, split, card."""

@@ -1,0 +1,1 @@
+"""Personal information in text: found, and replaced by what reads like it."""
