@@ -7,19 +7,20 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from ray.exceptions import RayTaskError
 from ray.serve.handle import DeploymentHandle
 from ray.serve.metrics import Counter
+from starlette.requests import Request
 
 from configs.catalog import Catalog
 from configs.home import home
 from configs.profile import Profile
 from deployments.budgets.book import Standing
-from deployments.budgets.budgets import LOOK_SECONDS, Budgets, Held, used
+from deployments.budgets.budgets import LOOK_SECONDS, NOTHING, Budgets, Held, used
 from deployments.budgets.estimate import most_of
 from deployments.budgets.limits import Amount, KeyLimits, Period
 from deployments.budgets.shared import SharedBooks
@@ -33,7 +34,7 @@ from deployments.metrics import Gauge
 from deployments.repeating import repeat
 from deployments.router.decision import HITS, Routed
 from deployments.timing import within
-from serve_app.keys import KeyRing
+from serve_app.keys import ApiKey, KeyRing
 from serve_app.parts import GONE
 
 logger = logging.getLogger("ray.serve")
@@ -119,6 +120,38 @@ class Admission:
         async with self._place(), self._budgets.hold(key_id, request_id, limits, asked) as held:
             yield
             held.took = asked
+
+    @asynccontextmanager
+    async def pace(self, key_id: str, request_id: str) -> AsyncIterator[None]:
+        """An allowance for what asks no model: only how often a key asks, and how much at once, is limited,
+        whatever it has spent. Raises a 429 `ChatError`."""
+        limits = self._keys.limits(key_id)
+        paced = KeyLimits(requests_per_minute=limits.requests_per_minute, concurrent=limits.concurrent)
+        async with self._budgets.hold(key_id, request_id, paced, NOTHING):
+            yield
+
+    @asynccontextmanager
+    async def follow(self, key_id: str, request_id: str) -> AsyncIterator[None]:
+        """The same for a stream of a job's events, of which a key may hold so many. (It is under way for long, and
+        takes no place among those that are answered.) Raises a `ChatError`: 429, or 503 where nothing new is taken
+        on."""
+        if self.draining:
+            raise shutting_down()
+        most = self._profile.finetuning.streams
+        async with AsyncExitStack() as held:
+            await held.enter_async_context(self.pace(key_id, request_id))
+            limits = KeyLimits(concurrent=most)
+            try:
+                counted = self._budgets.hold(f"{key_id}:streams", request_id, limits, NOTHING)
+                await held.enter_async_context(counted)
+            except ChatError as refused:
+                raise too_many_streams(most, refused.retry_after) from None
+            yield
+
+    def goes_on(self, key: ApiKey) -> bool:
+        """Whether a stream of this key's may go on: the key is what it was, and this Gateway stays."""
+        now = self._keys.again(key)
+        return not self.draining and now is not None and now.scopes == key.scopes
 
     def refused(self, chat: ChatRequest, admitted: Admitted, error: ChatError) -> None:
         """Write down what no Router has heard of, or what it died of."""
@@ -236,6 +269,29 @@ def admission() -> Admission:
     """For routes that are plain functions."""
     assert _admission is not None
     return _admission
+
+
+async def paced(request: Request) -> AsyncIterator[None]:
+    """A route's dependency: its key's limits hold until the answer is sent. Raises a 429 `ChatError`."""
+    async with admission().pace(request.state.key.id, request.state.request_id):
+        yield
+
+
+async def followed(request: Request) -> AsyncIterator[None]:
+    """The same of a route that streams a job's events."""
+    async with admission().follow(request.state.key.id, request.state.request_id):
+        yield
+
+
+def too_many_streams(most: int, retry_after: float | None) -> ChatError:
+    """A 429."""
+    return ChatError(
+        f"This key may hold {most} streams of events open at once: end one first, or ask for the job's state.",
+        status=429,
+        kind="rate_limit_error",
+        code="too_many_streams",
+        retry_after=retry_after,
+    )
 
 
 def shutting_down() -> ChatError:

@@ -26,6 +26,7 @@ from configs.routing import DeviceClass, load_routing
 from deployments.cache.deployment import SemanticCache
 from deployments.cache.seal import seal_of
 from deployments.classifier.deployment import Classifier
+from deployments.finetuning.deployment import Finetuning
 from deployments.ledger.deployment import Ledger
 from deployments.llamacpp.deployment import LlamaCppVariant
 from deployments.remote.deployment import RemoteVariant
@@ -37,6 +38,7 @@ from deployments.router.trial import Trial
 from deployments.serving import Graph
 from deployments.vllm.options import VLLM_START_SECONDS, sleeps, vllm_start
 from serve_app.gateway import Gateway
+from serve_app.job_keys import JobKeys
 
 DRAIN_SECONDS = 60
 """So long a replica that is replaced may finish what it is answering; a rollout waits for it. Serve's own 20 s are
@@ -118,11 +120,15 @@ def build(args: dict[str, Any]) -> Application:
     cache = graph.versioned(graph.bind(SemanticCache, several, *of_cache, opinions, seal), made_with)
     classifier = graph.bind(Classifier, ruled)
     days = profile.ledger.retention_days
-    ledger = graph.bind(Ledger, light, required("GROUPQWEN_DATABASE_URL"), str(here.journal), days)
+    database_url = required("GROUPQWEN_DATABASE_URL")
+    ledger = graph.bind(Ledger, light, database_url, str(here.journal), days)
+    # (A machine lets go of files that models are read from, under pressure; what a card holds is taken.)
+    room_mb = plan.memory_mb - (plan.resident_mb if profile.machine.accelerator == "cuda" else 0)
+    finetuning = graph.bind(Finetuning, light, profile, catalog, database_url, keeper, room_mb, JobKeys())
     router = graph.bind(Router, several, profile, catalog, variants, redis_url, seal, cache, classifier)
     # Room for health checks while all places are taken.
     ingress = {**stateless, "max_ongoing_requests": busy + 64}
-    return graph.bind(Gateway, ingress, profile, catalog, router, cache, ledger, keeper, redis_url)
+    return graph.bind(Gateway, ingress, profile, catalog, router, cache, ledger, keeper, redis_url, finetuning)
 
 
 def variant(graph: Graph, row: Row, plan: Plan, catalog: Catalog, here: Home) -> Application:
@@ -175,8 +181,18 @@ def residency(graph: Graph, plan: Plan, catalog: Catalog, variants: Mapping[str,
     handles = {row.variant: variants[row.variant] for row in swapped}
     device = next(plan.profile.variants[row.variant].node for row in swapped)
     options = {"name": RESIDENCY, "max_ongoing_requests": 1024, "ray_actor_options": light_on(device)}
-    accelerator = plan.profile.machine.accelerator
-    return graph.bind(ResidencyKeeper, options, plan.swap_mb, plan.max_awake, footprints, handles, accelerator)
+    accelerator, spared = plan.profile.machine.accelerator, spared_for_jobs(plan)
+    arguments = plan.swap_mb, plan.max_awake, footprints, handles, accelerator, spared
+    return graph.bind(ResidencyKeeper, options, *arguments)
+
+
+def spared_for_jobs(plan: Plan) -> tuple[str, ...]:
+    """Who does not leave for a training job: one that answers meanwhile, where none is kept always."""
+    if any(row.resident for row in plan.rows):
+        return ()
+    first = plan.profile.levels.get("trivial")
+    smallest = min(plan.rows, key=lambda row: row.total_mb).variant
+    return (first if any(row.variant == first for row in plan.rows) and first else smallest,)
 
 
 def footprint(row: Row, plan: Plan, catalog: Catalog) -> Footprint:

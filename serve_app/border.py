@@ -9,6 +9,7 @@ import json
 import logging
 import re
 import secrets
+import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
@@ -34,17 +35,33 @@ OPEN_PATHS = frozenset({"/docs", "/docs/oauth2-redirect", "/openapi.json", "/v1/
 
 
 ADMIN_PATHS = re.compile(
-    r"/v1/(?:keys(?:/.*)?|cache/clear|rollout|audit|drain|metrics|models/.+/(?:load|unload|pin))/?", re.DOTALL
+    r"/v1/(?:(?:keys|adapters)(?:/.*)?|cache/clear|rollout|audit|examples|drain|metrics"
+    r"|models/.+/(?:load|unload|pin))/?",
+    re.DOTALL,
 )
 """What touches others than the one who asks."""
+
+FINETUNE_PATHS = re.compile(r"/v1/(?:finetune|fine_tuning|files)(?:/.*)?", re.DOTALL)
+UPLOADS = "/v1/files"
+"""Where a body may be large: it is not read here, but counted on its way to the disk."""
 
 
 def wanted_scope(path: str) -> KeyScope | None:
     """What a key must be for; None where none is needed."""
     if path in OPEN_PATHS:
         return None
+    if FINETUNE_PATHS.fullmatch(path.strip()):
+        return "finetune"
     return "admin" if ADMIN_PATHS.fullmatch(path.strip()) else "chat"
 
+
+def may(key: ApiKey, wanted: KeyScope) -> bool:
+    """Whether a key is for this. Who keeps everyone's jobs may have some."""
+    return wanted in key.scopes or (wanted == "finetune" and "admin" in key.scopes)
+
+
+FORM_BYTES = 64 * 2**10
+"""What a form has around its file, at most."""
 
 ACT_CHARS = 300
 """Of a path, that are written down."""
@@ -65,6 +82,8 @@ class Rules:
     keep: Callable[[dict[str, Any]], None] = lambda row: None
     """What takes a row for the Ledger."""
     json_depth: int = 64
+    file_bytes: int = 512 * 2**20
+    upload_seconds: float = 1800.0
 
 
 _rules: Rules | None = None
@@ -106,18 +125,54 @@ class Border:
             if key is None and scope["path"] not in OPEN_PATHS:
                 raise no_key()
             wanted = wanted_scope(scope["path"])
-            if key is not None and wanted is not None and wanted not in key.scopes:
+            if key is not None and wanted is not None and not may(key, wanted):
                 raise not_for_this(wanted, key)
-            body = await _read(scope, receive, _rules)
-            check_nesting(body, _rules.json_depth)
+            if is_upload(scope):
+                receive = _counted(scope, receive, _rules)
+            else:
+                body = await _read(scope, receive, _rules)
+                check_nesting(body, _rules.json_depth)
+                receive = _replay(body, receive)
         except ChatError as error:
             await _refuse(error, send)
             return
         send = _taken_in_time(send, _rules.send_seconds)
-        if wanted == "admin" and scope["method"] not in ("GET", "HEAD"):
+        if wanted in ("admin", "finetune") and scope["method"] not in ("GET", "HEAD"):
             assert key is not None
             send = _written_down(key, f"{scope['method']} {scope['path']}", _rules.keep, send)
-        await self._app(scope, _replay(body, receive), send)
+        await self._app(scope, receive, send)
+
+
+def is_upload(scope: Scope) -> bool:
+    """Whether its body is a file's."""
+    return bool(scope.get("method") == "POST" and scope["path"].rstrip("/") == UPLOADS)
+
+
+def _counted(scope: Scope, receive: Receive, rules: Rules) -> Receive:
+    """A body as it comes: a 413 as soon as it is known to be too large, a 408 where nothing comes any more, or not
+    all of it in time. Raised where it is read."""
+    most, until = rules.file_bytes + FORM_BYTES, time.monotonic() + rules.upload_seconds
+    declared = _header(scope, b"content-length")
+    if declared.isdigit() and int(declared) > most:
+        raise too_large(rules.file_bytes)
+    size, whole = 0, False
+
+    async def counted() -> Message:
+        nonlocal size, whole
+        if whole:
+            return await receive()
+        patience = min(rules.body_seconds, max(0.0, until - time.monotonic()))
+        try:
+            message = await within(receive(), patience)
+        except TimeoutError:
+            raise too_slow(f"Of the body nothing more came within {patience:g} s.") from None
+        size += len(message.get("body", b""))
+        if size > most:
+            raise too_large(rules.file_bytes)
+        whole = not message.get("more_body", False)
+        return message
+
+    return counted
 
 
 def _written_down(key: ApiKey, act: str, keep: Callable[[dict[str, Any]], None], send: Send) -> Send:
@@ -155,12 +210,7 @@ async def _read(scope: Scope, receive: Receive, rules: Rules) -> bytes:
     try:
         return await within(_whole(receive, rules.body_bytes), rules.body_seconds)
     except TimeoutError:
-        raise ChatError(
-            f"The body was not there within {rules.body_seconds:g} s.",
-            status=408,
-            kind="invalid_request_error",
-            code="request_timeout",
-        ) from None
+        raise too_slow(f"The body was not there within {rules.body_seconds:g} s.") from None
 
 
 async def _whole(receive: Receive, limit: int) -> bytes:
@@ -209,6 +259,11 @@ def not_for_this(wanted: KeyScope, key: ApiKey) -> ChatError:
     return not_allowed(
         f"This needs a key with the scope {wanted!r}; this one has: {', '.join(key.scopes) or 'none'}."
     )
+
+
+def too_slow(message: str) -> ChatError:
+    """A 408."""
+    return ChatError(message, status=408, kind="invalid_request_error", code="request_timeout")
 
 
 def too_large(limit: int) -> ChatError:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 
+from configs.adapters import may_ask
 from deployments.contract import invalid
 from serve_app.context import asker
 from serve_app.parts import asked
@@ -88,4 +89,4 @@ async def _entries(request: Request, **wanted: Any) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = await asked("cache", "entries", *asker(request), **wanted)
     # (In a scope that keys share, what another's variant has said is not this key's to see.)
     may = request.state.key.variants
-    return [one for one in found if may is None or one["variant"] in may]
+    return [one for one in found if may_ask(may, one["variant"])]

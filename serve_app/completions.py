@@ -59,7 +59,8 @@ def text_body(request: CompletionRequest, answers: list[list[ChatCompletionChunk
         for index, choice in sorted(folded.items()):
             choice["index"] = number * request.n + index
             if request.echo and isinstance(prompt, str):
-                choice["text"] = prompt + choice["text"]
+                # (Half of a surrogate pair can be sent as JSON, and cannot be answered.)
+                choice["text"] = prompt.encode("utf-8", "replace").decode() + choice["text"]
             choices.append(choice)
     first = answers[0][0]
     return {

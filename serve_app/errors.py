@@ -17,7 +17,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorResponse, "description": "The request is wrong; the message says where."},
     401: {"model": ErrorResponse, "description": "No valid API key."},
     403: {"model": ErrorResponse, "description": "The key is valid, and not for this."},
-    404: {"model": ErrorResponse, "description": "No such model."},
+    404: {"model": ErrorResponse, "description": "No such model, or what else the path names."},
     408: {"model": ErrorResponse, "description": "The body did not come in time."},
     413: {"model": ErrorResponse, "description": "The body, or an image in it, is too large."},
     429: {"model": ErrorResponse, "description": "Busy: try again after `Retry-After` seconds."},
@@ -25,6 +25,20 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     503: {"model": ErrorResponse, "description": "A part is not there right now; it comes back by itself."},
     504: {"model": ErrorResponse, "description": "The answer took longer than a request may."},
 }
+
+CONFLICT: dict[int | str, dict[str, Any]] = {
+    409: {"model": ErrorResponse, "description": "As things stand it cannot be done; the message says why."},
+}
+"""Of routes that change what others use too."""
+DISK_FULL: dict[int | str, dict[str, Any]] = {
+    507: {"model": ErrorResponse, "description": "This machine's disk is full: something must be deleted first."},
+}
+"""Of routes that write to the disk."""
+NO_SUCH_RANGE: dict[int | str, dict[str, Any]] = {
+    206: {"description": "The part that `Range` asks for."},
+    416: {"model": ErrorResponse, "description": "What `Range` asks for is no part of it."},
+}
+"""Of routes that send a file."""
 
 
 def error_response(error: ChatError) -> JSONResponse:

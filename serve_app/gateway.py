@@ -21,10 +21,12 @@ from ray.exceptions import RayTaskError
 from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 
+from configs.adapters import base_of, may_ask
 from configs.catalog import Catalog
 from configs.home import home
 from configs.placement import application_of
 from configs.profile import Profile
+from deployments.adapters.promotion import refused
 from deployments.classifier.rules import CHARS_PER_TOKEN
 from deployments.contract import (
     ChatError,
@@ -40,7 +42,19 @@ from deployments.residency import RESIDENCY
 from deployments.serving import deployment, variant_of
 from deployments.timing import together
 from deployments.tracing.attributes import from_gateway
-from serve_app import answers, budget_routes, cache_routes, drain_routes, embeddings, key_routes, ledger_routes
+from serve_app import (
+    adapter_routes,
+    answers,
+    budget_routes,
+    cache_routes,
+    drain_routes,
+    embeddings,
+    file_routes,
+    finetune_routes,
+    key_routes,
+    ledger_routes,
+    openai_finetune_routes,
+)
 from serve_app.admission import Admission, admit_by
 from serve_app.answers import AnswerResponse, AnswerStream, Item, Whole
 from serve_app.border import Border, KeyScheme, Rules, enforce
@@ -48,7 +62,7 @@ from serve_app.completions import text_body, text_chunk
 from serve_app.content import Contents
 from serve_app.context import disconnected, request_context
 from serve_app.devices import Devices
-from serve_app.errors import ERRORS, chat_error, shape_errors
+from serve_app.errors import CONFLICT, ERRORS, chat_error, shape_errors
 from serve_app.health import Conditions
 from serve_app.keys import ApiKey, KeyRing
 from serve_app.metrics import scrape
@@ -87,6 +101,11 @@ api.include_router(ledger_routes.routes)
 api.include_router(budget_routes.routes)
 api.include_router(drain_routes.routes)
 api.include_router(cache_routes.routes)
+api.include_router(adapter_routes.routes)
+api.include_router(finetune_routes.routes)
+api.include_router(finetune_routes.streams)
+api.include_router(openai_finetune_routes.routes)
+api.include_router(file_routes.routes)
 shape_errors(api)
 
 
@@ -104,6 +123,7 @@ class Gateway:
         ledger: DeploymentHandle,
         residency: DeploymentHandle | None,
         redis_url: str,
+        finetuning: DeploymentHandle,
     ) -> None:
         self._profile, self._catalog = profile, catalog
         self._limits = profile.limits
@@ -126,11 +146,15 @@ class Gateway:
                 limits.send_seconds,
                 self._admission.append,
                 limits.json_depth,
+                profile.finetuning.file_bytes,
+                profile.finetuning.upload_seconds,
             )
         )
+        file_routes.allow(profile.finetuning.uploads)
         admit_by(self._admission)
-        self._conditions = Conditions(router=router, cache=cache, ledger=ledger, residency=residency)
-        serve_from(router=router, cache=cache, ledger=ledger)
+        parts = {"router": router, "cache": cache, "ledger": ledger, "finetuning": finetuning}
+        self._conditions = Conditions(**parts, residency=residency)
+        serve_from(**parts)
 
     async def reconfigure(self, config: Mapping[str, Any]) -> None:
         """Whether requests are traced, from `user_config`: without a restart."""
@@ -140,7 +164,8 @@ class Gateway:
 
     @api.post("/v1/chat/completions", response_model=None, responses=also_streamed(ChatAnswer))
     async def chat_completions(self, body: ChatRequest, request: Request) -> Response:
-        """Answer a conversation. `model` is `auto`, a variant, or an alias; see `/v1/models`."""
+        """Answer a conversation. `model` is `auto`, a variant, an adapter (`ft:<base>:<name>`), or an alias; see
+        `/v1/models`."""
         self.check(body)
         context = request_context(request)
         if body.stream:
@@ -311,16 +336,27 @@ class Gateway:
     # -- what there is and how it is -----------------------------------------------------------------
 
     @api.get("/v1/models", response_model_exclude_unset=True)
-    async def models(self) -> ModelList:
-        """`auto` and every variant of the profile, with live status."""
+    async def models(self, request: Request) -> ModelList:
+        """`auto`, every variant of the profile with live status, and the adapters that are promoted and that the
+        key may ask."""
+        may = request.state.key.variants
+        models = await self._models()
+        models.data = [model for model in models.data if base_of(model.id) == model.id or may_ask(may, model.id)]
+        return models
+
+    async def _models(self) -> ModelList:
         variants = await self._ask(self._router.models.remote(), "router")
         auto = {"id": "auto", "created": variants[0]["created"], "owned_by": "groupqwen", "engine": "router"}
         return ModelList.model_validate({"object": "list", "data": [{"object": "model", **auto}, *variants]})
 
     @api.get("/v1/models/{model_id:path}", response_model_exclude_unset=True)
-    async def model(self, model_id: str) -> Model:
+    async def model(self, model_id: str, request: Request) -> Model:
         """One of them."""
-        found = next((model for model in (await self.models()).data if model.id == model_id), None)
+        return self._found(model_id, await self.models(request))
+
+    @staticmethod
+    def _found(model_id: str, models: ModelList) -> Model:
+        found = next((model for model in models.data if model.id == model_id), None)
         if found is None:
             raise ChatError(
                 f"The model {model_id!r} does not exist here.",
@@ -331,7 +367,7 @@ class Gateway:
             )
         return found
 
-    @api.post("/v1/models/{model_id}/load")
+    @api.post("/v1/models/{model_id}/load", responses=CONFLICT)
     async def load(self, model_id: str) -> Residence:
         """Bring a variant into memory, and answer when it is there."""
         keeper = await self._keeper(model_id)
@@ -339,20 +375,22 @@ class Gateway:
             await self._ask(keeper.load.remote(model_id, self._limits.wake_seconds), "residency")
         )
 
-    @api.post("/v1/models/{model_id}/unload")
+    @api.post("/v1/models/{model_id}/unload", responses=CONFLICT)
     async def unload(self, model_id: str) -> Residence:
         """Let a variant leave memory as soon as it is idle. The next request for it brings it back."""
         keeper = await self._keeper(model_id)
         return Residence.model_validate(await self._ask(keeper.unload.remote(model_id), "residency"))
 
-    @api.post("/v1/models/{model_id}/pin")
+    @api.post("/v1/models/{model_id}/pin", responses=CONFLICT)
     async def pin(self, model_id: str, body: Pin) -> Residence:
         """Keep a variant once it is in memory, or let it go again."""
         keeper = await self._keeper(model_id)
         return Residence.model_validate(await self._ask(keeper.pin.remote(model_id, body.pinned), "residency"))
 
     async def _keeper(self, model_id: str) -> DeploymentHandle:
-        await self.model(model_id)
+        self._found(model_id, await self._models())
+        if (base := base_of(model_id)) != model_id:
+            raise refused(f"{model_id!r} is in memory with its base, {base!r}, when it is asked.", "adapter")
         served = self._profile.variants.get(model_id)
         if served is not None and served.keep == "auto" and served.node is not None:
             return variant_of(application_of(served.node), RESIDENCY)
@@ -383,7 +421,7 @@ class Gateway:
             raise invalid("Say `rating` (up, down, regenerate), or a `correction`.", param="rating")
         key: ApiKey = request.state.key
         self._admission.append(body.as_row(key.id))
-        counted = self._router.feedback.remote(body.request_id, key.id, body.verdict == "up")
+        counted = self._router.feedback.remote(body.request_id, key.id, body.verdict == "up", body.correction)
         return Received(known=await self._ask(counted, "router"))
 
     @api.get("/v1/rollout")

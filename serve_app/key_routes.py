@@ -53,7 +53,7 @@ class Granted(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: str = Field(min_length=1, max_length=100, description="Who or what it is for.")
-    scopes: list[KeyScope] = Field(["chat"], max_length=2, description="What it may do.")
+    scopes: list[KeyScope] = Field(["chat"], max_length=3, description="What it may do.")
     variants: list[Annotated[str, Field(max_length=100)]] | None = Field(
         None, max_length=100, description="Who may answer it; unset: all."
     )
@@ -94,6 +94,7 @@ class Key(Granted):
 
     id: str
     created: int
+    job: str | None = Field(None, description="The fine-tuning job that asks with it: it goes with that.")
 
 
 class KeyWithSecret(Key):

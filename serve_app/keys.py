@@ -11,7 +11,7 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -26,9 +26,10 @@ GROUP_NAME = r"[A-Za-z0-9][A-Za-z0-9.-]{0,63}"
 CHECK_SECONDS = 1.0
 
 
-KeyScope = Literal["chat", "admin"]
-SCOPES: tuple[KeyScope, ...] = ("chat", "admin")
-"""chat: to ask, and to see and forget one's own. admin: keys, memory, rollouts, everyone's cache."""
+KeyScope = Literal["chat", "finetune", "admin"]
+SCOPES: tuple[KeyScope, ...] = ("chat", "finetune", "admin")
+"""chat: to ask, and to see and forget one's own. finetune: to upload files and train on them. admin: keys, memory,
+rollouts, everyone's cache and jobs."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class ApiKey:
     """What the Ledger keeps of its questions; None: as the profile says."""
     own_cache: bool = False
     """It is served from its own answers only, whatever the group shares."""
+    job: str | None = None
+    """The fine-tuning job that asks with it: it goes with that."""
 
 
 def hash_key(secret: str) -> str:
@@ -89,11 +92,17 @@ def create_key(
     path: Path, name: str, secret: str | None = None, instead_of: str = "", **granted: Any
 ) -> tuple[ApiKey, str]:
     """Make a key, of `secret` where one is given, and add it to the file; its secret is returned and kept nowhere.
-    The key that is stored as `instead_of` is taken out. `granted`: its other fields."""
+    The key that is stored as `instead_of` is taken out, and those of the same job: each of its attempts makes one.
+    `granted`: its other fields."""
     secret = secret or PREFIX + secrets.token_urlsafe(32)
     key = ApiKey(f"key_{secrets.token_hex(6)}", name, hash_key(secret), int(time.time()), **granted)
     with _alone(path):
-        _write(path, [*(each for each in read_keys(path) if each.sha256 != instead_of), key])
+        others = [
+            each
+            for each in read_keys(path)
+            if each.sha256 != instead_of and (each.job is None or each.job != key.job)
+        ]
+        _write(path, [*others, key])
     return key, secret
 
 
@@ -133,6 +142,20 @@ def change_key(path: Path, key_id: str, limits: Mapping[str, Any] | None = None,
             raise LastAdmin
         _write(path, changed)
     return True
+
+
+def end_job_keys(path: Path, under_way: Container[str]) -> list[str]:
+    """Take out the keys of all jobs but these; the ids of those that went."""
+
+    def over(key: ApiKey) -> bool:
+        return key.job is not None and key.job not in under_way
+
+    if not any(map(over, read_keys(path))):
+        return []
+    with _alone(path):
+        keys = read_keys(path)
+        _write(path, [key for key in keys if not over(key)])
+    return [key.id for key in keys if over(key)]
 
 
 def _admins(keys: list[ApiKey]) -> list[str]:

@@ -1,12 +1,15 @@
-"""`/v1/usage`, `/v1/stats/daily`, `/v1/requests`, `/v1/audit`: what the Ledger says. A key sees its own; one with
-the scope `admin` sees all."""
+"""`/v1/usage`, `/v1/stats/daily`, `/v1/requests`, `/v1/audit`, `/v1/examples`: what the Ledger says. A key sees
+its own; one with the scope `admin` sees all."""
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Request
+from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
 from deployments.contract import ChatError, invalid
@@ -17,6 +20,8 @@ routes = APIRouter()
 
 DAY_SECONDS = 86_400
 MOST_DAYS = 400
+
+EXAMPLES_AT_ONCE = 50
 
 Days = Annotated[int, Query(ge=1, le=MOST_DAYS, description="So many days back, the present one included (UTC).")]
 OfKey = Annotated[
@@ -100,6 +105,10 @@ class Acts(BaseModel):
     acts: list[Act]
 
 
+class JsonLines(StreamingResponse):
+    media_type = "application/jsonl"
+
+
 @routes.get("/v1/usage")
 async def usage(
     request: Request, by: Literal["key", "variant", "day"] = "variant", days: Days = 30, key: OfKey = None
@@ -135,6 +144,20 @@ async def one_request(request: Request, request_id: Annotated[str, Path(max_leng
 async def audit(limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> Acts:
     """The last acts that touched others: keys, memory, everyone's cache."""
     return Acts.model_validate({"acts": await asked("ledger", "acts", limit)})
+
+
+@routes.get("/v1/examples", response_class=JsonLines)
+async def examples() -> JsonLines:
+    """Answers that were rated or corrected, with the conversations that led to them: one a line, with what was
+    said of each last. `groupqwen data import --ledger` makes training data of them."""
+    return JsonLines(_lines(await asked("ledger", "examples", "", EXAMPLES_AT_ONCE)))
+
+
+async def _lines(rows: list[dict[str, Any]]) -> AsyncIterator[str]:
+    while rows:
+        for row in rows:
+            yield json.dumps(row) + "\n"
+        rows = await asked("ledger", "examples", rows[-1]["request_id"], EXAMPLES_AT_ONCE)
 
 
 def whose(request: Request, wanted: str | None) -> str | None:

@@ -173,7 +173,10 @@ class Residence(BaseModel):
 class Received(BaseModel):
     """Feedback is kept in any case."""
 
-    known: bool = Field(description="Whether it is on a recent request of this key, and so counts at once.")
+    known: bool = Field(
+        description="Whether it is on a recent request of this key that the Router which was asked remembers: "
+        "then routing learns from it at once, and a bad answer leaves the cache. It is counted in any case."
+    )
 
 
 class Rollout(BaseModel):
@@ -234,7 +237,8 @@ class Cleared(BaseModel):
     deleted: int
 
 
-VARIANT_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+VARIANT_NAME = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,199}$"
+"""Or an adapter's."""
 
 
 class CacheEntry(BaseModel):

@@ -20,6 +20,7 @@ from openai.types.chat.chat_completion_token_logprob import TopLogprob
 
 from deployments.chunks import ChunkBuilder, FinishReason, token_usage, tool_call_delta
 from deployments.contract import (
+    Adapter,
     ChatRequest,
     ContinuedRequest,
     RawPromptRequest,
@@ -28,6 +29,7 @@ from deployments.contract import (
     invalid,
     queue_full,
 )
+from deployments.llamacpp.adapters import Adapters
 from deployments.llamacpp.engine import Engine, EngineOptions
 from deployments.llamacpp.generation import (
     EngineFailed,
@@ -61,7 +63,9 @@ class ChatOptions:
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     thinking_budget: int | None = None
     gpu_layers: int = 0
-    adapters: Mapping[str, Path] = field(default_factory=dict)
+    adapters: Path = Path("adapters")
+    """The folder of all adapters."""
+    max_adapters: int = 4
 
 
 class LlamaCppChat:
@@ -76,8 +80,7 @@ class LlamaCppChat:
         except BaseException:
             self.weights.close()  # A context that does not fit must not leave the weights behind.
             raise
-        for name, adapter in options.adapters.items():
-            self.engine.context.load_adapter(name, adapter)
+        self.adapters = Adapters(self.engine, options.adapters, options.name, options.max_adapters)
 
     async def chat(
         self,
@@ -85,24 +88,28 @@ class LlamaCppChat:
         request_id: str,
         *,
         tenant: str = "",
-        adapter: str | None = None,
+        adapter: Adapter | None = None,
         begin_within: float | None = None,
         taken_up: Callable[[], None] | None = None,
     ) -> AsyncGenerator[list[ChatCompletionChunk], None]:
         """Stream the answer to `tenant`, in lists of what is there at once; fairness is between tenants.
-        `begin_within`: seconds from now until the first token. `taken_up` is called by another thread for each
-        choice that need not wait any more. Raises `ChatError` before the first chunk where the request cannot be
-        run, and later where its turn does not come in time."""
-        builder = ChunkBuilder(request_id, self.options.name)
+        `adapter`: what it is asked with, which is loaded where it is not. `begin_within`: seconds from now until
+        the first token. `taken_up` is called by another thread for each choice that need not wait any more. Raises
+        `ChatError` before the first chunk where the request cannot be run, and later where its turn does not come
+        in time."""
+        builder = ChunkBuilder(request_id, self.options.name if adapter is None else adapter.model)
         prompt, thinking_open = await self._prompt(request)
         generation = replace(
-            self._generation(request, prompt, tenant, adapter),
+            self._generation(request, prompt, tenant),
+            adapter=None if adapter is None else adapter.key,
             request_id=request_id,
             taken_up=taken_up,
             begin_by=None if begin_within is None else time.monotonic() + begin_within,
         )
         answers = [_Answer(self, request, builder, index, thinking_open) for index in range(request.n)]
         async with AsyncExitStack() as opened:
+            if adapter is not None:
+                await opened.enter_async_context(self.adapters.using(adapter))
             try:
                 for answer in answers:
                     answer.submit(_for_choice(generation, answer.index))
@@ -148,7 +155,7 @@ class LlamaCppChat:
             raise context_too_long(len(prompt), self.options.engine.context)
         return prompt, opened
 
-    def _generation(self, request: ChatRequest, prompt: list[int], tenant: str, adapter: str | None) -> Generation:
+    def _generation(self, request: ChatRequest, prompt: list[int], tenant: str) -> Generation:
         room = min(self.options.engine.context - len(prompt), self.options.max_output)
         limit = room if request.token_limit is None else min(request.token_limit, room)
         bias = tuple((int(token), value) for token, value in (request.logit_bias or {}).items())
@@ -181,7 +188,6 @@ class LlamaCppChat:
             stop=tuple(request.stop or ()),
             logprobs=request.logprobs,
             top_logprobs=request.top_logprobs or 0,
-            adapter=adapter,
             tenant=tenant,
             thinking=None if budget is None else self._thinking_budget(budget),
         )

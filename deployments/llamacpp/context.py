@@ -17,6 +17,7 @@ import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
+from deployments.llamacpp.log import heard
 from deployments.llamacpp.weights import Weights, WeightsError
 
 _KV_TYPES = {"f16": llama_cpp.GGML_TYPE_F16, "q8_0": llama_cpp.GGML_TYPE_Q8_0}
@@ -153,11 +154,19 @@ class Context:
         llama_cpp.llama_memory_clear(self._memory, True)
 
     def load_adapter(self, name: str, path: Path) -> None:
-        """Load a GGUF LoRA adapter under `name`."""
-        handle = llama_cpp.llama_adapter_lora_init(self._weights.handle, str(path).encode())
+        """Load a GGUF LoRA adapter under `name`. Raises `WeightsError`, which says what is wrong with it."""
+        with heard() as complaints:
+            handle = llama_cpp.llama_adapter_lora_init(self._weights.handle, str(path).encode())
         if not handle:
-            raise WeightsError(f"{path} is no LoRA adapter for {self._weights.path.name}")
+            why = f": {complaints[-1]}" if complaints else ""
+            raise WeightsError(f"{path.name} is no LoRA adapter for {self._weights.path.name}{why}")
         self._adapters[name] = handle
+
+    def unload_adapter(self, name: str) -> None:
+        """Free an adapter; its cells in the KV cache stay as they are."""
+        if self._adapter == name:
+            self.use_adapter(None)  # (Whose handles are attached is read again at every batch.)
+        llama_cpp.llama_adapter_lora_free(self._adapters.pop(name))
 
     @property
     def adapters(self) -> frozenset[str]:

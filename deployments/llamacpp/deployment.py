@@ -6,7 +6,7 @@ import asyncio
 import ctypes
 import time
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from functools import partial
 from typing import Any
 
@@ -18,9 +18,11 @@ from configs.catalog import VariantSpec
 from configs.home import home
 from configs.machine import memory_of
 from configs.profile import ServedVariant
+from deployments.adapters.registry import Registry
 from deployments.contract import ChatRequest, RequestContext
 from deployments.llamacpp.chat import ChatOptions, LlamaCppChat
 from deployments.llamacpp.engine import EngineOptions, EngineStats
+from deployments.llamacpp.generation import EngineFailed
 from deployments.llamacpp.sampling import SamplingOptions
 from deployments.metrics import Gauge
 from deployments.residency.resident import Resident
@@ -46,6 +48,8 @@ def chat_options(name: str, spec: VariantSpec, served: ServedVariant) -> ChatOpt
         template_kwargs=spec.template_kwargs,
         thinking_budget=spec.thinking_budget,
         gpu_layers=served.gpu_layers,
+        adapters=home().adapters,
+        max_adapters=served.max_adapters,
     )
 
 
@@ -70,6 +74,11 @@ class LlamaCppVariant(Resident):
         self._tokens = Counter(
             "groupqwen_engine_tokens", "Tokens by kind: prompt, reused, completion.", ("variant", "kind")
         )
+        self._adapters_loaded = Gauge(
+            "groupqwen_engine_adapters", "Adapters that are loaded beside the model.", ("variant",)
+        )
+        self._adapters_mb = Gauge("groupqwen_engine_adapters_mb", "What they take, MiB.", ("variant",))
+        self._registry = Registry(home().adapters)
         self._tags = {"variant": name}
         self._reported = (0, 0, 0)
         self._reporting = asyncio.get_running_loop().create_task(self._report())
@@ -83,6 +92,7 @@ class LlamaCppVariant(Resident):
             request,
             context.request_id,
             tenant=context.key_id,
+            adapter=context.adapter,
             begin_within=context.begin_within,
             taken_up=None if context.trace is None else partial(self._note, context.request_id),
         )
@@ -123,6 +133,7 @@ class LlamaCppVariant(Resident):
             "cancelled": stats.cancelled,
             "preempted": stats.preempted,
             "shed": stats.shed,
+            "adapters": self._chat.adapters.report() if self._chat else {},
             **memory_of(psutil.Process()),
         }
 
@@ -137,7 +148,19 @@ class LlamaCppVariant(Resident):
                 if after > before:
                     self._tokens.inc(after - before, {**self._tags, "kind": kind})
             self._reported = now
+            await self._look_at_adapters()
             await asyncio.sleep(METRICS_SECONDS)
+
+    async def _look_at_adapters(self) -> None:
+        """Those that were demoted leave memory."""
+        promoted = await self._registry.look()
+        chat = self._chat
+        if chat is not None:
+            with suppress(EngineFailed):  # (Its health says so.)
+                await chat.adapters.keep_only({one.key for one in promoted.values()})
+        loaded = chat.adapters.report() if chat else {}
+        self._adapters_loaded.set(len(loaded), self._tags)
+        self._adapters_mb.set(sum(loaded.values()), self._tags)
 
     async def check_health(self) -> None:
         """Serve restarts the replica when this raises."""

@@ -14,8 +14,10 @@ import itertools
 import logging
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import astuple, dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +42,8 @@ from deployments.llamacpp.turns import Turns
 from deployments.llamacpp.weights import Weights
 
 logger = logging.getLogger("ray.serve.llamacpp")
+
+T = TypeVar("T")
 
 WORTH_WAITING_TOKENS = 64
 """A request waits for a running one that is computing at least this many tokens of its prompt."""
@@ -104,6 +108,7 @@ class Engine:
         self._running: list[Running] = []
         self._waiting: FairQueue[Running] = FairQueue()
         self._inbox: list[Running] = []
+        self._errands: list[Callable[[bool], None]] = []
         self._wake = threading.Condition()
         self._closing = False
         self._clock = itertools.count(1)
@@ -136,6 +141,27 @@ class Engine:
             self._turns.comes(generation.tenant)
             self._wake.notify()
         return Stream(running.events, lambda: self._withdraw(running))
+
+    async def do(self, work: Callable[[Context], T]) -> T:
+        """Have something done with the context, between two steps: it belongs to the thread. Raises what `work`
+        raises, or `EngineFailed`."""
+        done: Future[T] = Future()
+
+        def errand(alive: bool) -> None:
+            if not done.set_running_or_notify_cancel():
+                return  # Nobody waits for it any more.
+            try:
+                if not alive:
+                    raise EngineFailed("the engine has stopped")
+                done.set_result(work(self.context))
+            except Exception as error:
+                done.set_exception(error)
+
+        with self._wake:
+            self._check_alive()
+            self._errands.append(errand)
+            self._wake.notify()
+        return await asyncio.wrap_future(done)
 
     def _withdraw(self, running: Running) -> None:
         with self._wake:
@@ -198,6 +224,9 @@ class Engine:
             with self._wake:
                 self._closing = True
                 self._waiting_to_inbox()
+                errands, self._errands = self._errands, []
+            for errand in errands:
+                errand(False)
             for running in self._inbox:
                 self._emit(running, EngineFailed("the engine has stopped"))
             self._fail_all(EngineFailed("the engine has stopped"))
@@ -211,11 +240,12 @@ class Engine:
         """Take in what arrived and who left, admit who fits; sleep while there is nothing to do."""
         while True:
             with self._wake:
-                while not (self._inbox or self._running or len(self._waiting) or self._closing):
+                while not self._has_work():
                     self._wake.wait()
                 if self._closing:
                     return False
                 arrived, self._inbox = self._inbox, []
+                errands, self._errands = self._errands, []
                 now = time.monotonic()
                 for running in arrived:
                     due = now + self._turns.expected(running.generation)
@@ -229,6 +259,8 @@ class Engine:
                     else:
                         self.stats.shed += 1
                         self._emit(running, EngineFull(self._expected_wait()))
+            for errand in errands:
+                errand(True)
             for running in [r for r in self._running if r.cancelled]:
                 self._leave(running)
                 self.stats.cancelled += 1
@@ -236,6 +268,9 @@ class Engine:
             self._deliver()
             if self._running:
                 return True
+
+    def _has_work(self) -> bool:
+        return bool(self._inbox or self._errands or self._running or len(self._waiting) or self._closing)
 
     def _admit(self) -> None:
         for tenant, running in self._waiting.heads():

@@ -14,6 +14,7 @@ import llama_cpp
 logger = logging.getLogger("ray.serve.llamacpp")
 
 _ONE_AT_A_TIME = threading.Lock()
+_listening = threading.local()
 _LEVELS = {3: logging.WARNING, 4: logging.ERROR}  # ggml_log_level; 5 continues the line before
 
 
@@ -21,8 +22,19 @@ _LEVELS = {3: logging.WARNING, 4: logging.ERROR}  # ggml_log_level; 5 continues 
 def _forward(level: int, text: bytes, _user_data: ctypes.c_void_p) -> None:
     if level in _LEVELS:
         said = text.decode("utf-8", "replace").rstrip()
+        getattr(_listening, "said", []).append(said)
         # Of a grammar that it cannot read it quotes the text, which is a client's.
         logger.log(_LEVELS[level], "%s", "a grammar cannot be read" if "grammar" in said else said)
+
+
+@contextmanager
+def heard() -> Iterator[list[str]]:
+    """What llama.cpp complains of meanwhile, in this thread: it says why a call failed nowhere else."""
+    _listening.said = []
+    try:
+        yield _listening.said
+    finally:
+        del _listening.said
 
 
 @contextmanager

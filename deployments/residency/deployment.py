@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -36,6 +36,8 @@ LOAD_SECONDS = 300.0
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 10.0, 600.0
 """After a load that failed it is not tried again for so long, twice as long each time."""
 
+LENT = "a fine-tuning job has {} MiB of the memory until it ends"
+
 FIRST_LOOK_SECONDS = 60.0
 """So long nothing is swapped after a start, unless every variant has said before how it is: one that has not may
 hold memory."""
@@ -43,7 +45,8 @@ hold memory."""
 
 @deployment
 class ResidencyKeeper:
-    """The memory budget of one node, MiB, and the variants that share it, of which at most `max_awake` at once."""
+    """The memory budget of one node, MiB, and the variants that share it, of which at most `max_awake` at once.
+    `spared`: who does not leave for a training job."""
 
     def __init__(
         self,
@@ -52,8 +55,9 @@ class ResidencyKeeper:
         footprints: Mapping[str, Footprint],
         variants: Mapping[str, DeploymentHandle],
         accelerator: str,
+        spared: Collection[str] = (),
     ) -> None:
-        self._node = Residency(budget_mb, footprints, max_awake=max_awake)
+        self._node = Residency(budget_mb, footprints, max_awake=max_awake, spared=spared)
         self._variants = dict(variants)
         self._accelerator = accelerator
         self._asked: dict[str, int] = {}
@@ -70,6 +74,7 @@ class ResidencyKeeper:
         )
         self._used = Gauge("groupqwen_residency_used_mb", "Declared memory of what is in, MiB.")
         self._budget = Gauge("groupqwen_residency_budget_mb", "What all that is in may take, MiB.")
+        self._lent = Gauge("groupqwen_residency_lent_mb", "Memory that training jobs have, MiB.")
         self._states = Gauge(
             "groupqwen_residency_state", "1 for the state that a variant is in.", ("variant", "state")
         )
@@ -88,7 +93,34 @@ class ResidencyKeeper:
         if time.monotonic() < self._not_before.get(name, 0.0):
             self._variants[name].fail.remote(self._problems.get(name, "it could not be loaded"))
             return
+        if self._node.lacks_room(name):
+            # Not kept waiting: it is answered by the best that is there.
+            self._variants[name].fail.remote(LENT.format(self._node.lent_mb))
+            return
         self._node.wanted(name, time.monotonic())
+        self._news.set()
+
+    async def lend(self, guest: str, mb: int, seconds: float, has: bool = False) -> dict[str, Any]:
+        """Memory for a training job, for so long, unless it is asked for again by then: `free` says whether the
+        variants that had it are out by now, `waits_for` what it waits for. `impossible`: why it will not be, as
+        things are; `lent_mb`: what other jobs have. `has`: the job runs, and has it."""
+        try:
+            free = self._knows_all and self._node.lend(guest, mb, time.monotonic() + seconds, has=has)
+        except Impossible as impossible:
+            lent_mb = self._node.lent_mb
+            return {"free": False, "impossible": str(impossible), "waits_for": None, "lent_mb": lent_mb}
+        self._news.set()
+        waits_for = None if free else self._in_the_way()
+        return {"free": free, "impossible": None, "waits_for": waits_for, "lent_mb": self._node.lent_mb}
+
+    def _in_the_way(self) -> str:
+        if not self._knows_all:
+            return "it is not known yet which variants are in memory"
+        return f"still in memory: {', '.join(self._node.in_the_way()) or 'one that is just coming or leaving'}"
+
+    async def give_back(self, guest: str) -> None:
+        """A training job has ended: who has left for it comes back."""
+        self._node.give_back(guest)
         self._news.set()
 
     async def load(self, name: str, seconds: float) -> dict[str, Any]:
@@ -99,6 +131,8 @@ class ResidencyKeeper:
         self._loads[name] += 1
         try:
             while self._node.state(name) is not State.AWAKE:
+                if self._node.lacks_room(name):
+                    raise not_ready(name, LENT.format(self._node.lent_mb))
                 if name in self._problems or time.monotonic() > until:
                     raise not_ready(name, self._problems.get(name, f"it was not in memory within {seconds:g} s"))
                 await self.wanted(name)
@@ -155,6 +189,7 @@ class ResidencyKeeper:
     def _report(self) -> None:
         self._used.set(self._node.used_mb)
         self._budget.set(self._node.budget_mb)
+        self._lent.set(self._node.lent_mb)
         for name in self._variants:
             now = self._node.state(name)
             for state in State:
@@ -173,6 +208,7 @@ class ResidencyKeeper:
             "error": problem,
             "problems": dict(self._problems),
             "used_mb": self._node.used_mb,
+            "lent_mb": self._node.lent_mb,
         }
 
     async def check_health(self) -> None:

@@ -29,6 +29,8 @@ class Gate:
         self.inside = 0
         self.passed = 0
         self._open = False
+        self._failures = 0
+        self._reason = ""
         self._waiting: set[asyncio.Future[None]] = set()
         self._empty = asyncio.Event()
         self._empty.set()
@@ -44,15 +46,18 @@ class Gate:
     def open(self) -> None:
         """The variant is awake."""
         self._open = True
-        for waiter in self._waiting:
-            if not waiter.done():
-                waiter.set_result(None)
+        self._wake()
 
     def fail(self, reason: str) -> None:
         """It cannot be loaded: who waits is told."""
+        self._failures += 1
+        self._reason = reason
+        self._wake()
+
+    def _wake(self) -> None:
         for waiter in self._waiting:
             if not waiter.done():
-                waiter.set_exception(NotReady(reason))
+                waiter.set_result(None)
 
     async def drain(self) -> None:
         """Let nobody in any more, and return when the last one is out."""
@@ -79,8 +84,12 @@ class Gate:
         loop = asyncio.get_running_loop()
         until = loop.time() + seconds
         pause = GRACE_SECONDS
+        failures = self._failures
         # Opened and closed again before this waiter's turn came: it waits on.
         while not self._open:
+            # (Counted, not carried by the future: that is cancelled where its reminder is due at the same time.)
+            if self._failures > failures:
+                raise NotReady(self._reason)
             left = until - loop.time()
             if left <= 0:
                 raise NotReady(f"it was not in memory within {seconds:g} s")

@@ -1,14 +1,15 @@
 """The residency of variants in one node's memory, as a state machine. Pure: it decides, others load.
 
 It hands out one swap at a time (who drains, then who loads), so that the declared footprints of what is
-loading, awake or draining never exceed the budget at any instant, nor their number what is allowed. Time is passed
-in, in seconds.
+loading, awake or draining never exceed the budget at any instant, nor their number what is allowed. A part of the
+budget can be lent to a guest (a training job): variants leave for it, least recently used first, and come back
+when it is given back, or the lease lapses. Time is passed in, in seconds.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -84,13 +85,21 @@ class _Variant:
         return self.uses * math.exp2((self.last_use - now) / HALF_LIFE_SECONDS)
 
 
+@dataclass(frozen=True)
+class Lease:
+    """MiB that are lent to a guest, until then."""
+
+    mb: int
+    until: float
+
+
 class Impossible(ValueError):
-    """A variant that can never be brought in: it alone, beside what is pinned, is larger than the budget."""
+    """What can never be brought in, variant or guest: it alone, beside what stays, is larger than the budget."""
 
 
 class Residency:
     """The memory of one node. `budget_mb` holds for the declared footprints of all its variants; `max_awake`: the
-    most of them at once, or None."""
+    most of them at once, or None. `spared`: who does not leave for a guest."""
 
     def __init__(
         self,
@@ -98,8 +107,13 @@ class Residency:
         footprints: Mapping[str, Footprint],
         policy: Policy | None = None,
         max_awake: int | None = None,
+        spared: Collection[str] = (),
     ) -> None:
         self.budget_mb = budget_mb
+        self.spared = frozenset(spared)
+        self._leases: dict[str, Lease] = {}
+        self._put_out: set[str] = set()
+        """Who has left for a guest, and comes back."""
         self.max_awake = len(footprints) if max_awake is None else max_awake
         self.policy = policy or Policy()
         self._variants = {name: _Variant(fp, pinned=fp.pinned) for name, fp in footprints.items()}
@@ -117,6 +131,16 @@ class Residency:
     def used_mb(self) -> int:
         """Declared MiB of everything that holds memory now."""
         return sum(self._held(v) for v in self._variants.values())
+
+    @property
+    def lent_mb(self) -> int:
+        """MiB that guests have."""
+        return sum(lease.mb for lease in self._leases.values())
+
+    @property
+    def room_mb(self) -> int:
+        """MiB that are the variants' now."""
+        return self.budget_mb - self.lent_mb
 
     @property
     def awake(self) -> int:
@@ -180,12 +204,17 @@ class Residency:
 
     def pin(self, name: str, pinned: bool) -> None:
         """Keep it once it is there, or let it go again. Raises `Impossible`, changing nothing, where some
-        other variant could then never come."""
+        other variant could then never come, or what it takes is lent to a guest."""
         variant = self._variants[name]
         before, variant.pinned = variant.pinned, pinned
         try:
             for other in self._variants:
                 self._check_possible(other)
+            if pinned and not before and self._leases and self._staying_mb + self.lent_mb > self.budget_mb:
+                raise Impossible(
+                    f"with {name}, {self._staying_mb} MiB would stay, training has {self.lent_mb} MiB, and the "
+                    f"budget is {self.budget_mb} MiB"
+                )
         except Impossible:
             variant.pinned = before
             raise
@@ -193,6 +222,50 @@ class Residency:
     def dismiss(self, name: str) -> None:
         """It may go as soon as it is idle, whoever asked for it before."""
         self._variants[name].dismissed = True
+        self._put_out.discard(name)
+
+    # -- guests --------------------------------------------------------------------------------------
+
+    def lend(self, guest: str, mb: int, until: float, *, has: bool = False) -> bool:
+        """Lend memory, or go on lending it; whether it is free by now. Said again and again: variants leave in
+        between. `has`: the guest has taken it already, whatever is remembered here. Raises `Impossible` where it
+        never will be, as things are."""
+        # (Whoever has it keeps it: it would not be free for being refused.)
+        if not has and guest not in self._leases and mb + self._staying_mb + self.lent_mb > self.budget_mb:
+            raise Impossible(
+                f"{mb} MiB are wanted; of {self.budget_mb} MiB, {self._staying_mb} are for variants that stay and "
+                f"{self.lent_mb} for other jobs"
+            )
+        self._leases[guest] = Lease(mb, until)
+        coming = self._variants[self._swap.coming] if self._swap is not None and self._swap.coming else None
+        on_its_way = coming.footprint.awake_mb - self._held(coming) if coming is not None else 0
+        return self.used_mb + on_its_way <= self.room_mb
+
+    @property
+    def _staying_mb(self) -> int:
+        """MiB of those that leave for no guest."""
+        return sum(v.footprint.awake_mb for name, v in self._variants.items() if v.pinned or name in self.spared)
+
+    def in_the_way(self) -> list[str]:
+        """Who holds memory that a guest waits for."""
+        return [name for name, v in self._variants.items() if self._held(v) and not self._stays(name)]
+
+    def give_back(self, guest: str) -> None:
+        """A guest needs its memory no more."""
+        self._leases.pop(guest, None)
+
+    def lacks_room(self, name: str) -> bool:
+        """Whether this variant cannot come while guests have what they have."""
+        staying = (v for other, v in self._variants.items() if other != name and self._stays(other))
+        return self._variants[name].footprint.awake_mb + sum(v.footprint.awake_mb for v in staying) > self.room_mb
+
+    def _stays(self, name: str) -> bool:
+        return self._variants[name].pinned or (bool(self._leases) and name in self.spared)
+
+    def _lapse(self, now: float) -> None:
+        """Whose guest does not say any more that it is there."""
+        for guest in [guest for guest, lease in self._leases.items() if lease.until <= now]:
+            del self._leases[guest]
 
     def adopt(self, name: str, state: State, now: float) -> None:
         """What is found to be so, whatever was thought: after a start beside variants that run already."""
@@ -218,9 +291,15 @@ class Residency:
     def next_swap(self, now: float) -> Swap | None:
         """What to do now, if anything: carry it out, and report `gone` and `came` or `failed`. None while
         one is under way."""
+        self._lapse(now)
         if self._swap is not None:
             return None
-        self._swap = self._swap_for_room(now) or self._swap_for_waiters(now) or self._swap_for_idlers(now)
+        self._swap = (
+            self._swap_for_room(now)
+            or self._swap_for_waiters(now)
+            or self._swap_for_returning()
+            or self._swap_for_idlers(now)
+        )
         swap = self._swap
         if swap is not None:
             self._still_leaving = set(swap.leaving)
@@ -233,9 +312,9 @@ class Residency:
     def _swap_for_waiters(self, now: float) -> Swap | None:
         for name in self.waiting():
             variant = self._variants[name]
-            if variant.state not in (State.ABSENT, State.ASLEEP):
+            if variant.state not in (State.ABSENT, State.ASLEEP) or self.lacks_room(name):
                 continue
-            needed = self.used_mb - self._held(variant) + variant.footprint.awake_mb - self.budget_mb
+            needed = self.used_mb - self._held(variant) + variant.footprint.awake_mb - self.room_mb
             places = self.awake + 1 - self.max_awake
             impatient = now - (variant.waiting_since or now) >= self.policy.patience_seconds
             for altogether in (False, True):
@@ -247,12 +326,31 @@ class Residency:
         return None
 
     def _swap_for_room(self, now: float) -> Swap | None:
-        """What was found in memory may be more than there is room for: after a rollout that left less."""
-        excess, too_many = self.used_mb - self.budget_mb, self.awake - self.max_awake
+        """What is in memory may be more than there is room for: after a rollout that left less, or when some is
+        lent."""
+        excess, too_many = self.used_mb - self.room_mb, self.awake - self.max_awake
         if excess <= 0 and too_many <= 0:
             return None
-        leaving = self._leaving("", excess, too_many, now, impatient=True, altogether=True)
-        return Swap(None, leaving, altogether=True) if leaving else None
+        for altogether in (False, True) if self._leases else (True,):
+            leaving = self._leaving("", excess, too_many, now, impatient=True, altogether=altogether)
+            if leaving:
+                if self._leases:
+                    self._put_out |= {name for name in leaving if self.state(name) is State.AWAKE}
+                return Swap(None, leaving, altogether)
+        return None
+
+    def _swap_for_returning(self) -> Swap | None:
+        """Who has left for a guest comes back when all is given back: the last used first, while there is room."""
+        if self._leases:
+            return None
+        for name in sorted(self._put_out, key=lambda name: -self._variants[name].last_use):
+            self._put_out.discard(name)
+            variant = self._variants[name]
+            if variant.state not in (State.ABSENT, State.ASLEEP) or self.awake >= self.max_awake:
+                continue
+            if self.used_mb - self._held(variant) + variant.footprint.awake_mb <= self.room_mb:
+                return Swap(name, coming_was_asleep=variant.state is State.ASLEEP)
+        return None
 
     def _swap_for_idlers(self, now: float) -> Swap | None:
         for name, v in self._variants.items():
@@ -275,23 +373,32 @@ class Residency:
 
         if enough([]):
             return ()
-        candidates = [(name, v) for name, v in self._variants.items() if name != coming and self._may_go(v)]
+        candidates = [
+            (name, v)
+            for name, v in self._variants.items()
+            if name != coming and self._may_go(v) and not (v.state is State.AWAKE and self._stays(name))
+        ]
+        # For a guest, whose rate of use is not known, the least recently used go first.
+        for_guest = coming == "" and bool(self._leases)
         settled = [(name, v) for name, v in candidates if impatient or not self._in_its_slice(v, now)]
         for pool in ([(n, v) for n, v in settled if not v.in_flight], settled):
             chosen: list[tuple[str, _Variant]] = []
-            for item in sorted(pool, key=lambda item: (self.worth(item[0], now), item[0])):
+            for item in sorted(pool, key=lambda item: (self._rank(item[0], now, for_guest), item[0])):
                 if enough(chosen):
                     break
                 chosen.append(item)
             if not enough(chosen):
                 continue
             # A small one that was chosen early may not be needed beside a large one that was chosen late.
-            for item in sorted(chosen, key=lambda item: -self.worth(item[0], now)):
+            for item in sorted(chosen, key=lambda item: -self._rank(item[0], now, for_guest)):
                 others = [other for other in chosen if other is not item]
                 if enough(others):
                     chosen = others
             return tuple(name for name, _ in chosen)
         return None
+
+    def _rank(self, name: str, now: float, for_guest: bool) -> float:
+        return self.last_use(name) if for_guest else self.worth(name, now)
 
     def worth(self, name: str, now: float) -> float:
         """Seconds of waiting that keeping it saves in a half-life, for each MiB that it takes. Who is worth least

@@ -104,15 +104,21 @@ class Afterwards:
                 return True
         return False
 
-    def shadow(self, asking: Asking, variant: str, chunks: list[ChatCompletionChunk]) -> None:
-        """Ask the largest too, if nobody else wants anything now, and write down whether it agrees."""
-        self.later(self._shadow(asking, variant, chunks))
+    def shadow(
+        self, asking: Asking, variant: str, chunks: list[ChatCompletionChunk], other: str | None = None
+    ) -> None:
+        """Ask the largest too, or another one, if nobody else wants anything now, and write down whether it
+        agrees."""
+        self.later(self._shadow(asking, variant, chunks, other))
 
-    async def _shadow(self, asking: Asking, variant: str, chunks: list[ChatCompletionChunk]) -> None:
+    async def _shadow(
+        self, asking: Asking, variant: str, chunks: list[ChatCompletionChunk], other: str | None
+    ) -> None:
         able = asking.rules.able(asking.request, asking.context, asking.found)
-        largest = max(able, key=lambda name: able[name], default=variant)
+        largest = other or max(able, key=lambda name: able[name], default=variant)
         answer = fold(chunks).choices[0]
-        if asking.named or largest == variant or self._pace.busy or answer.finish_reason != "stop":
+        unwanted = other is None and asking.named
+        if unwanted or largest == variant or self._pace.busy or answer.finish_reason != "stop":
             return
         request = asking.request.model_copy(update={"stream": False, "logprobs": False, "top_logprobs": None})
         context = replace(asking.context, request_id=f"{asking.context.request_id}-shadow")

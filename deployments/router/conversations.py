@@ -31,19 +31,19 @@ class Conversations:
         """None at the beginning of one."""
         if not any(message.get("role") == "assistant" for message in request.messages):
             return None
-        return self._turns.get(_name(request, context))
+        return self._turns.get(conversation_of(request, context))
 
     def answered(self, request: ChatRequest, context: RequestContext, turn: Turn) -> None:
         """Remember who answered."""
-        name = _name(request, context)
+        name = conversation_of(request, context)
         self._turns[name] = turn
         self._turns.move_to_end(name)
         if len(self._turns) > MOST:
             self._turns.popitem(last=False)
 
 
-def _name(request: ChatRequest, context: RequestContext) -> str:
-    """By its session, where the client names one, else by how it begins."""
+def conversation_of(request: ChatRequest, context: RequestContext) -> str:
+    """Its name: by its session, where the client names one, else by how it begins."""
     said = (message for message in request.messages if message.get("role") in ("system", "developer", "user"))
     begin = ""
     for message in said:

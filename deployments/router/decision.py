@@ -49,8 +49,9 @@ class RouteDecision:
     """Which variant answers, and why. `escalation_threshold`: the confidence below which a larger variant
     would be asked (None: not for this route). `attempts`: who was asked in turn, with what came of it, the one who
     answered last. `forced`: by one of the owner's rules, so that nobody else may answer. `decided_ms`: how long
-    deciding took, milliseconds. A cache hit is not classified: its `complexity`, `level`, `task` and `domain` are
-    None."""
+    deciding took, milliseconds. `arm`: of a comparison between a variant and its adapter, the side that was drawn:
+    `base` or `adapter`; None where none is made. A cache hit is not classified: its `complexity`, `level`, `task`
+    and `domain` are None."""
 
     variant: str
     reason: str
@@ -68,6 +69,7 @@ class RouteDecision:
     attempts: tuple[Attempt, ...] = ()
     forced: bool = False
     decided_ms: float = 0.0
+    arm: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """For logs, the Ledger and clients that ask. (`asdict` copies whatever it meets, which takes several times

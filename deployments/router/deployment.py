@@ -14,19 +14,23 @@ from typing import Any
 from openai.types.chat import ChatCompletionChunk
 from ray.serve.handle import DeploymentHandle
 
+from configs.adapters import base_of
 from configs.catalog import Catalog
 from configs.home import home
 from configs.profile import Profile
 from configs.routing import Routing
+from deployments.adapters.registry import Registry
+from deployments.adapters.sides import belongs
 from deployments.cache.answer import Lookup
 from deployments.cache.exact import ExactCache
 from deployments.cache.exact_store import connect
 from deployments.cache.seal import seal_named
-from deployments.contract import AUTO, ChatError, ChatRequest, RequestContext
+from deployments.contract import AUTO, Adapter, ChatError, ChatRequest, RequestContext
 from deployments.ledger.journal import Journal
 from deployments.ledger.keeping import Keeping, salt_at
 from deployments.ledger.record import QueryRecord
 from deployments.repeating import repeat
+from deployments.router.adapters import Adapters, listed, try_out
 from deployments.router.afterwards import Afterwards
 from deployments.router.answering import Answering, Committed
 from deployments.router.asked import Asked
@@ -48,7 +52,7 @@ from deployments.router.pace import Pace
 from deployments.router.plans import Asking, committed, ended
 from deployments.router.power import Meter, counters_of
 from deployments.router.reader import Reader
-from deployments.router.rules import Rules, Situation, resolve_model
+from deployments.router.rules import Rules, Situation
 from deployments.router.shadows import drawn
 from deployments.router.shared_flights import SharedFlights
 from deployments.router.taking_over import going_on, the_rest
@@ -82,6 +86,7 @@ class Router:
         self._rules: Rules
         self._reader = Reader(profile, ExactCache(connect(redis_url), seal), cache, classifier)
         self._variants = Variants(profile, catalog, variants)
+        self._adapters = Adapters(Registry(home().adapters, profile.variants), self._reader)
         self._seen_lookups = Lookups()
         self._journal = Journal(home().journal)
         elsewhere = frozenset(name for name in profile.variants if catalog.variants[name].engine == "remote")
@@ -108,7 +113,12 @@ class Router:
         self._reader.reconfigure(routing)
         self._bandit.explore = routing.learning.explore
         situation = Situation(
-            self._variants.away, self._pace, self._variants.loading, self._breakers, self._bandit
+            self._variants.away,
+            self._pace,
+            self._variants.loading,
+            self._breakers,
+            self._bandit,
+            self._adapters.promoted,
         )
         self._rules = Rules(self._profile, self._catalog, routing, situation, judges)
         tried = config.get("canary")
@@ -116,12 +126,14 @@ class Router:
 
     async def route(self, request: ChatRequest, context: RequestContext) -> RouteDecision:
         """The decision alone. Raises `ChatError`."""
+        context = await self._adapters.place(request, context, self._rules)
         found = await self._reader.classification(request, await self._reader.embedding(request))
         return self._rules.decide(request, context, found, self._conversations.last(request, context))
 
-    async def feedback(self, request_id: str, key_id: str, good: bool) -> bool:
+    async def feedback(self, request_id: str, key_id: str, good: bool, correction: str | None = None) -> bool:
         """Someone's verdict on an answer; whether it is one that this Router remembers, by who has asked for
         it. What was bad does not come from the cache again."""
+        self._clerk.rated(request_id, key_id, good, correction)
         given = None if good else await self._reader.take_given(request_id, key_id)
         if given is not None:
             await self._reader.disown(given)
@@ -144,7 +156,7 @@ class Router:
         thrift = any(asks_for_thrift(rule.when, context) for rule in self._rules.routing.rules)
         context = replace(own.within(context), thrift=thrift)
         try:
-            resolve_model(request.model, self._profile, self._rules.routing)
+            context = await self._adapters.place(request, context, self._rules)
             # Inner generators are closed with the outer, not when they are collected: a client that left must
             # free its slot at once.
             async with aclosing(self._answer(request, context, record)) as answer:
@@ -169,14 +181,14 @@ class Router:
         self, request: ChatRequest, context: RequestContext, record: QueryRecord
     ) -> AsyncGenerator[list[Item], None]:
         lookup = await measured(context, "cache exact", self._reader.look_up(request, context))
-        if lookup.exact_key is None or lookup.answer is not None or context.cache != "use":
+        if lookup.same is None or lookup.answer is not None or context.cache != "use":
             steps = self._found(request, context, lookup, record)
             async with aclosing(steps):
                 async for items in steps:
                     yield items
             return
         # (The limits that a request sets itself are no part of the answer, but of who may give it.)
-        key = (lookup.exact_key, request.stream, context.max_cost_usd, context.remote, context.begin_within)
+        key = (lookup.same, request.stream, context.max_cost_usd, context.remote, context.begin_within)
         flight = self._flights.join(key)
         joined = flight is not None
         if flight is None:
@@ -200,7 +212,8 @@ class Router:
         record: QueryRecord,
     ) -> AsyncGenerator[list[Item], None]:
         """The answer, made here, or by another Router that was asked the same."""
-        if self._shared_flights is None:
+        if self._shared_flights is None or lookup.exact_key is None:
+            # (Where Redis has just said nothing, nobody waits for it once more.)
             return self._found(request, context, lookup, record)
 
         def answer(said: list[Item]) -> AsyncGenerator[list[Item], None]:
@@ -253,13 +266,13 @@ class Router:
                     return
                 # Nobody waits until the variant has let go.
                 self._afterwards.later(opened.pop_all().aclose())
-        decision = _from_cache(request, context, lookup)
+        assert lookup.answer is not None
+        decision = _from_cache(request, context, lookup, self._adapters.arm(lookup.answer.variant, context))
         self._seen(lookup)
         given = given_by(context, lookup)
         self._gave(context, given)
         self._afterwards.served(request, context, lookup, self._rules.routing.cache.checked)
         record.route(decision, lookup.outcome, lookup.distance)
-        assert lookup.answer is not None
         yield [
             Routed(decision, lookup.outcome, lookup.distance, lookup.answer.created, given),
             *lookup.answer.chunks(context.request_id),
@@ -293,6 +306,7 @@ class Router:
         kept: list[ChatCompletionChunk] = []
         routed: list[Item] = []
         shadowed = drawn(asking.context.request_id, self._rules.routing.learning.shadow)
+        shadows = self._adapters.shadowing(decision.variant, asking.context.request_id)
         try:
             async with aclosing(answering.run(decision.variant, asked.chunks())) as items:
                 async for item in items:
@@ -304,13 +318,15 @@ class Router:
                         continue
                     yield [*routed, *item]
                     routed = []
-                    if lookup.storable or shadowed:
+                    if lookup.storable or shadowed or shadows:
                         kept += item
         finally:
             decision = ended(decision, answering.attempts)
             record.route(decision, lookup.outcome, lookup.distance)
             self._metrics.decided(decision, answering.attempts[:-1])
-        self._conversations.answered(asking.request, asking.context, Turn(decision.variant, decision.task))
+        self._conversations.answered(
+            asking.request, asking.context, Turn(base_of(decision.variant), decision.task)
+        )
         self._bandit.answered(
             asking.context.request_id, asking.context.key_id, decision.variant, decision.task or ""
         )
@@ -319,13 +335,17 @@ class Router:
         sure = answering.attempts[-1].confidence if answering.attempts else None
         confident = sure is None or sure >= self._rules.routing.cache.confident
         may = lookup.storable and answering.one_voice and confident
+        # (Nor what an adapter would have answered, if it had been well.)
+        may = may and belongs(decision.variant, asking.context.adapters)
         seconds = time.time() - asking.context.received
         if may and self._afterwards.keep(kept, lookup, seconds):
             self._gave(asking.context, given_by(asking.context, lookup))
         elif lookup.features is not None and (lookup.only_checks or not confident):
             self._afterwards.later(self._reader.doubt(lookup))
-        if shadowed and answering.one_voice:
-            self._afterwards.shadow(asking, decision.variant, kept)
+        if answering.one_voice:
+            same = decision.variant == asking.decision.variant
+            for other in [*[None] * shadowed, *(shadows if same else [])]:
+                self._afterwards.shadow(asking, decision.variant, kept, other)
 
     def _gave(self, context: RequestContext, given: Given | None) -> None:
         if given is not None:
@@ -343,9 +363,10 @@ class Router:
         """A variant's answer, timed."""
         began, first, tokens = time.monotonic(), 0.0, 0
         self._breakers.asked(variant)
+        context = replace(context, adapter=self._adapters.wanted(variant, context))
         with (
             self._pace.asked(variant),
-            self._meter.running(variant, context.request_id),
+            self._meter.running(base_of(variant), context.request_id),
             step(context, f"ask {variant}", "client") as own,
         ):
             own.set(of_request(request, variant) if own else {})
@@ -384,11 +405,18 @@ class Router:
             self._journal.flush()
 
     async def models(self) -> list[dict[str, Any]]:
-        """What each variant is and does, for `/v1/models`."""
-        return await self._variants.models()
+        """What each variant is and does, and each adapter, for `/v1/models`."""
+        promoted = await self._adapters.look()
+        models = await self._variants.models()
+        return models + listed(models, promoted.values())
+
+    async def try_adapter(self, model: str, digest: str) -> str:
+        """What its base answers with an adapter, promoted or not. Raises `ChatError`."""
+        wanted = Adapter(model, digest, trial=True)
+        return await try_out(self._variants.generate, self._catalog, self._profile.variants, wanted)
 
 
-def _from_cache(request: ChatRequest, context: RequestContext, lookup: Lookup) -> RouteDecision:
+def _from_cache(request: ChatRequest, context: RequestContext, lookup: Lookup, arm: str | None) -> RouteDecision:
     """The decision that a hit spares: the variant is the one that gave the kept answer."""
     assert lookup.answer is not None
     distance = "" if lookup.distance is None else f" at cosine distance {lookup.distance:.3f}"
@@ -397,6 +425,7 @@ def _from_cache(request: ChatRequest, context: RequestContext, lookup: Lookup) -
         reason=f"{lookup.outcome} cache hit{distance}",
         requested=request.model or AUTO,
         device=context.device,
+        arm=arm,
     )
 
 

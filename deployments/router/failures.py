@@ -9,6 +9,7 @@ from openai.types.chat import ChatCompletionChunk
 
 from configs.escalation import Cause, FallbackRules, Step
 from deployments.contract import (
+    ADAPTER_BROKEN,
     AWAY,
     ENGINE_GONE,
     MALFORMED,
@@ -26,6 +27,7 @@ OF_CODE: Mapping[str, Cause] = {
     TOO_LONG: "context",
     QUEUE_FULL: "busy",
     ENGINE_GONE: "engine",
+    ADAPTER_BROKEN: "engine",
     NOT_READY: "not_ready",
     AWAY: "away",
     MALFORMED: "malformed",

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from ray.serve.metrics import Counter, Histogram
 
+from configs.adapters import base_of
 from deployments.ledger.record import QueryRecord
 from deployments.metrics import Gauge
 from deployments.router.decision import Attempt, RouteDecision
@@ -32,6 +33,12 @@ class RouterMetrics:
             "groupqwen_requests",
             "Requests by who answered and the HTTP status.",
             ("variant", "status"),
+        )
+        self._of_adapters = Counter(
+            "groupqwen_adapter_requests",
+            "Requests whose base has an adapter on trial, and those that an adapter has answered, by arm: base, "
+            "adapter; none: it was asked for.",
+            ("variant", "arm"),
         )
         self._tokens = Counter(
             "groupqwen_tokens", "Tokens of answers, by kind: prompt, cached, completion.", ("variant", "kind")
@@ -73,6 +80,9 @@ class RouterMetrics:
         self._requests.inc(tags={**tags, "status": str(record.status)})
         if not record.variant:
             return
+        arm = record.decision.arm if record.decision else None
+        if arm is not None or base_of(record.variant) != record.variant:
+            self._of_adapters.inc(tags={**tags, "arm": arm or "none"})
         counted = {
             "prompt": record.prompt_tokens,
             "cached": record.cached_tokens,

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from openai.types.chat import ChatCompletionChunk
 
+from configs.adapters import base_of
 from configs.catalog import Catalog
 from configs.escalation import Cause, FallbackRules
 from deployments.classifier.rules import Classification
@@ -19,7 +20,8 @@ from deployments.router.breakers import Breakers
 from deployments.router.decision import Attempt, RouteDecision
 from deployments.router.escalation import Judge
 from deployments.router.failures import next_in_chain
-from deployments.router.rules import Rules, resolve_model
+from deployments.router.rules import Rules
+from deployments.router.wishes import resolve_model
 
 NOT_THE_VARIANTS: frozenset[Cause] = frozenset({"busy", "context", "refused", "not_ready", "away"})
 """Causes that say nothing against asking a variant again."""
@@ -83,7 +85,7 @@ class Asking:
 
     def ask(self, variant: str, request: ChatRequest) -> AsyncGenerator[list[ChatCompletionChunk], None]:
         """Ask one variant; one that will be judged is asked for what its confidence is made of."""
-        thinks = self.decision.think and "thinking" in self.rules.catalog.variants[variant].capabilities
+        thinks = self.decision.think and "thinking" in self.rules.spec(variant).capabilities
         if thinks and "enable_thinking" not in request.chat_template_kwargs:
             kwargs = {**request.chat_template_kwargs, "enable_thinking": True}
             request = request.model_copy(update={"chat_template_kwargs": kwargs})
@@ -111,8 +113,8 @@ class Asking:
     def larger(self, variant: str) -> str | None:
         """The next by quality that can take the request."""
         able = self.rules.able(self.request, self.context, self.found)
-        priors = {name: self.rules.catalog.variants[name].quality.prior for name in able}
-        own = self.rules.catalog.variants[variant].quality.prior
+        priors = {name: self.rules.spec(name).quality.prior for name in able}
+        own = self.rules.spec(variant).quality.prior
         above = [
             name
             for name in able
@@ -122,12 +124,15 @@ class Asking:
 
     async def instead(self, cause: Cause, variant: str, tried: dict[str, int]) -> str | None:
         """Who is asked after a failure."""
+        able = self.rules.able(self.request, self.context, self.found)
+        base = base_of(variant)
+        if base != variant and not self.named and base in able and not tried.get(base):
+            return base  # (Whatever ails the adapter: without it the variant is the one that was decided for.)
         chain = self.rules.routing.fallback.chain(cause)
         if self.named:
             chain = tuple(step for step in chain if step in ("same", "awake"))
         if not chain:
             return None
-        able = self.rules.able(self.request, self.context, self.found)
         contexts = {name: served.context for name, served in self.rules.profile.variants.items()}
         awake = await self.awake() if "awake" in chain else []
         return next_in_chain(chain, variant, able, contexts, awake, tried, self.breakers.rests)
@@ -142,7 +147,7 @@ class Asking:
         raw = isinstance(request, RawPromptRequest)
         structured = (request.response_format or {"type": "text"}).get("type") != "text"
         plain = not (raw or structured or self._offers_tools or request.n > 1)
-        return plain and self.rules.catalog.variants[variant].engine != "remote"
+        return plain and self.rules.spec(variant).engine != "remote"
 
 
 def committed(decision: RouteDecision, found: Committed, catalog: Catalog) -> RouteDecision:
@@ -151,7 +156,7 @@ def committed(decision: RouteDecision, found: Committed, catalog: Catalog) -> Ro
         decision,
         variant=found.variant,
         reason=f"{decision.reason}; {found.why}" if found.why else decision.reason,
-        parameters=dict(catalog.variants[found.variant].sampling.model_dump()),
+        parameters=dict(catalog.variants[base_of(found.variant)].sampling.model_dump()),
         attempts=found.attempts,
     )
 

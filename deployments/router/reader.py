@@ -21,7 +21,7 @@ from deployments.classifier.rules import Classification, classify, last_user_tex
 from deployments.contract import ChatRequest, RequestContext
 from deployments.last_error import LastError
 from deployments.router.decision import Given
-from deployments.router.rules import resolve_model
+from deployments.router.wishes import resolve_model
 from deployments.timing import within
 
 logger = logging.getLogger("ray.serve")

@@ -12,11 +12,22 @@ import time
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from configs.catalog import Catalog
+from configs.adapters import AdapterManifest, base_of, may_ask
+from configs.catalog import Catalog, VariantSpec
 from configs.profile import Profile
 from configs.routing import LEVELS, Level, Preference, Routing, Rule
+from deployments.adapters.sides import arm, tried
 from deployments.classifier.rules import THINKING, Classification
-from deployments.contract import AUTO, ChatError, ChatRequest, RequestContext, invalid, node_away, not_allowed
+from deployments.contract import (
+    AUTO,
+    Adapter,
+    ChatError,
+    ChatRequest,
+    RequestContext,
+    invalid,
+    node_away,
+    not_allowed,
+)
 from deployments.router.bandit import Bandit
 from deployments.router.calibration import nothing
 from deployments.router.choice import Offer, blended, choose
@@ -25,47 +36,21 @@ from deployments.router.conversations import Turn
 from deployments.router.decision import Candidate, RouteDecision
 from deployments.router.escalation import Judges
 from deployments.router.pace import Pace
-
-
-@dataclass(frozen=True)
-class Wish:
-    """What `model` asks for: `auto`, a level, or one variant."""
-
-    kind: str
-    name: str
-
-
-def resolve_model(requested: str | None, profile: Profile, routing: Routing) -> Wish:
-    """Read `model`, through aliases. Raises a 404 `ChatError` for a name that nothing answers to."""
-    name = (requested or AUTO).strip() or AUTO
-    name = name.removeprefix("groupqwen/").removeprefix("openai/")
-    name = routing.aliases.get(name, name)
-    if name in (AUTO, "groupqwen"):
-        return Wish("auto", AUTO)
-    if name in LEVELS:
-        return Wish("level", name)
-    if name in profile.variants:
-        return Wish("variant", name)
-    raise ChatError(
-        f"The model {requested!r} does not exist here. There are: auto, {', '.join(profile.variants)}.",
-        status=404,
-        kind="not_found_error",
-        code="model_not_found",
-        param="model",
-    )
+from deployments.router.wishes import Wish, resolve_model
 
 
 @dataclass
 class Situation:
     """How things stand while a decision is made. `away`: variants whose node is not there. `loading`: seconds
     until one that is not in memory could begin. `rests`: those that have failed a moment ago. `bandit`: what was
-    said of answers since the Router's start."""
+    said of answers since the Router's start. `adapters`: those that are promoted, by model name."""
 
     away: Container[str] = frozenset()
     pace: Pace = field(default_factory=Pace)
     loading: Mapping[str, float] = field(default_factory=dict)
     rests: Container[str] = frozenset()
     bandit: Bandit = field(default_factory=lambda: Bandit(0.0))
+    adapters: Mapping[str, AdapterManifest] = field(default_factory=dict)
 
 
 class Rules:
@@ -125,22 +110,60 @@ class Rules:
         for name, reason in choices:
             objection = objections[name]
             if objection is None:
-                passed = [*_once(passed), Candidate(name)]
-                decision = self._decision(name, reason, request, context, found, passed, offers, preference)
-                forced = rule is not None and rule.force == name
+                answers = name
+                if wish.kind != "variant" and (rule is None or name not in (rule.force, rule.prefer)):
+                    answers = self._on_its_side(name, request, context, found, rule)
+                if answers != name:
+                    reason = f"{reason}; of its conversations {answers} answers this one"
+                passed = [*_once(passed), Candidate(answers)]
+                decision = self._decision(answers, reason, request, context, found, passed, offers, preference)
+                forced = rule is not None and rule.force == answers
                 spent = round((time.perf_counter() - started) * 1e3, 3)
-                return replace(decision, forced=forced, decided_ms=spent)
+                return replace(decision, forced=forced, arm=None if forced else decision.arm, decided_ms=spent)
             passed.append(Candidate(name, objection))
-        if wish.kind == "variant" and context.variants is not None and wish.name not in context.variants:
-            may = ", ".join(context.variants) or "none"
+        own = base_of(wish.name)
+        if wish.kind == "variant" and not may_ask(context.variants, wish.name):
+            may = ", ".join(context.variants or ()) or "none"
             raise not_allowed(f"This key may not ask {wish.name!r}; it may ask: {may}.")
-        if wish.kind == "variant" and wish.name in self.situation.away:
-            raise node_away(wish.name, str(self.profile.variants[wish.name].node))
+        if wish.kind == "variant" and own in self.situation.away:
+            raise node_away(wish.name, str(self.profile.variants[own].node))
         bounded = not context.remote or context.max_cost_usd is not None
         if wish.kind == "variant" and found.task != "vision" and not bounded:
             # The variant itself says what is wrong with the request, in exact numbers.
             return self._decision(wish.name, choices[0][1], request, context, found, passed, [], preference)
         raise self._nobody(_once(passed), found)
+
+    def spec(self, name: str) -> VariantSpec:
+        """What the catalog says of a variant; of one with an adapter, what it says of the base."""
+        return self.catalog.variants[base_of(name)]
+
+    def adapter(self, request: ChatRequest, context: RequestContext, found: Classification) -> Adapter | None:
+        """The one that a rule has answer a request which names no variant."""
+        rule = self._rule(request, context, found)
+        named = (rule.force or rule.prefer) if rule is not None else None
+        one = self.situation.adapters.get(named or "")
+        return None if one is None else Adapter(one.model, one.digest, "rule")
+
+    @property
+    def adapters_by_rule(self) -> bool:
+        """Whether some rule may name an adapter that is promoted."""
+        named = {name for rule in self.routing.rules for name in (rule.force, rule.prefer)}
+        return not named.isdisjoint(self.situation.adapters)
+
+    def _on_its_side(
+        self,
+        name: str,
+        request: ChatRequest,
+        context: RequestContext,
+        found: Classification,
+        rule: Rule | None,
+    ) -> str:
+        """The variant, or the adapter that answers this conversation in its place, if that can."""
+        for one in context.adapters:
+            if one.why == "share" and base_of(one.model) == name and one.model not in self.situation.rests:
+                objection = self._objection(one.model, request, context, found, rule)
+                return one.model if objection is None else name
+        return name
 
     def able(self, request: ChatRequest, context: RequestContext, found: Classification) -> dict[str, float]:
         """Who can take the request at all, with their quality: for escalation and after failures."""
@@ -154,7 +177,7 @@ class Rules:
         return small or able
 
     def _too_large(self, name: str, rule: Rule) -> bool:
-        return self.catalog.variants[name].parameters_b > (rule.at_most_billions or math.inf)
+        return self.spec(name).parameters_b > (rule.at_most_billions or math.inf)
 
     def _with_doubts(self, objections: dict[str, str | None], rule: Rule | None) -> dict[str, str | None]:
         """With what speaks against a variant only while another can answer: it has just failed, nothing that it
@@ -174,10 +197,10 @@ class Rules:
 
     def _rule(self, request: ChatRequest, context: RequestContext, found: Classification) -> Rule | None:
         """The first whose condition holds."""
-        served = self.profile.variants
+        variants, adapters = self.profile.variants, self.situation.adapters
         for rule in self.routing.rules:
-            if any(name and name not in served for name in (rule.force, rule.prefer)):
-                continue  # Of another profile.
+            if any(name and name not in variants and name not in adapters for name in (rule.force, rule.prefer)):
+                continue  # Of another profile, or an adapter that is not promoted.
             if holds(rule.when, request, context, found):
                 return rule
         return None
@@ -281,12 +304,13 @@ class Rules:
         rule: Rule | None = None,
     ) -> str | None:
         """Why `name` cannot take the request at all, or None."""
-        spec, served = self.catalog.variants[name], self.profile.variants[name]
-        if context.variants is not None and name not in context.variants:
+        base = base_of(name)
+        spec, served = self.catalog.variants[base], self.profile.variants[base]
+        if not may_ask(context.variants, name):
             return "may not be asked with this key"
-        if name in self.situation.away:
+        if base in self.situation.away:
             return f"its node, the {served.node}, is away"
-        if rule is not None and name in rule.forbid:
+        if rule is not None and not {name, base}.isdisjoint(rule.forbid):
             return f"rule: {rule.name}"
         if spec.engine == "remote" and not context.remote:
             return "is remote, which this request forbids"
@@ -330,7 +354,7 @@ class Rules:
             else one
             for one in [*candidates, *others]
         ]
-        spec = self.catalog.variants[name]
+        spec = self.spec(name)
         return RouteDecision(
             variant=name,
             reason=reason,
@@ -345,12 +369,13 @@ class Rules:
             preference=preference,
             think=self._thinks(name, found, preference),
             escalation_threshold=self.judges.threshold(name),
+            arm=arm(name, context, tried(self.situation.adapters)),
         )
 
     def _thinks(self, name: str, found: Classification, preference: Preference) -> bool | None:
         """Whether it is asked to think; None where that is not for us to say. A guess is only good enough where
         time does not count."""
-        if "thinking" not in self.catalog.variants[name].capabilities:
+        if "thinking" not in self.spec(name).capabilities:
             return None
         return found.think and (preference == "best" or name + THINKING in found.correct)
 

@@ -15,6 +15,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
+from configs.adapters import base_of
 from configs.catalog import Catalog
 from configs.machine import memory_mb
 from configs.placement import application_of
@@ -77,7 +78,9 @@ class Variants:
     async def generate(
         self, variant: str, request: ChatRequest, context: RequestContext
     ) -> AsyncGenerator[list[ChatCompletionChunk], None]:
-        """The variant's chunks, or its canary's, whose failure before the first of them nobody notices."""
+        """The variant's chunks, or its canary's, whose failure before the first of them nobody notices. (An
+        adapter's name asks its base; with what, the context says.)"""
+        variant = base_of(variant)
         canary = self.canary
         if canary is not None and canary.takes(variant, context.request_id):
             begun, refusal = False, None

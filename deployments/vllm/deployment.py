@@ -6,14 +6,16 @@ import asyncio
 import inspect
 import logging
 import multiprocessing
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import psutil
 from openai.types.chat import ChatCompletionChunk
 from ray import serve
 from ray.llm._internal.common.callbacks.base import CallbackBase
+from ray.llm._internal.serve.core.configs.llm_config import DiskMultiplexConfig
 from ray.llm._internal.serve.core.configs.openai_api_models import (
     ChatCompletionRequest,
     CompletionRequest,
@@ -27,9 +29,11 @@ from configs.catalog import VariantSpec
 from configs.home import home
 from configs.machine import memory_of
 from configs.profile import ServedVariant
+from deployments.adapters.registry import Registry
 from deployments.chunks import ChunkBuilder
 from deployments.contract import (
     TOO_LONG,
+    Adapter,
     ChatError,
     ChatRequest,
     RawPromptRequest,
@@ -38,12 +42,17 @@ from deployments.contract import (
     queue_full,
 )
 from deployments.control_tokens import ControlTokens
+from deployments.metrics import Gauge
+from deployments.repeating import repeat
 from deployments.residency.resident import Resident
 from deployments.serving import asks_residency, on_node
+from deployments.vllm.adapters import Adapters
 from deployments.vllm.chat import chat_fields, chunks_of, completion_fields, error_of
 from deployments.vllm.options import VllmStart
 
 logger = logging.getLogger("ray.serve")
+
+LOOK_SECONDS = 1.0
 
 
 class WeightsAreHere(CallbackBase):  # type: ignore[misc]
@@ -83,6 +92,26 @@ class PatientEngine(VLLMEngine):  # type: ignore[misc]
         return await tokenizer if inspect.isawaitable(tokenizer) else tokenizer
 
     @property
+    def adapters(self) -> list[str]:
+        """The keys of those that it knows. vLLM itself decides which of them are in memory."""
+        return list(self._oai_models.lora_requests) if self._oai_models else []
+
+    async def learn(self, key: str, folder: Path) -> None:
+        """Have it know an adapter. Raises `ValueError` with vLLM's own words."""
+        # (Ray's loader of adapters takes remote paths only; what it does then is this.)
+        await self.resolve_lora(
+            DiskMultiplexConfig(
+                model_id=key, local_path=str(folder), max_total_tokens=None, lora_assigned_int_id=0
+            )
+        )
+
+    async def forget(self, key: str) -> None:
+        """What is under way with it ends as it began."""
+        request = self._oai_models.lora_requests.pop(key, None)
+        if request is not None:
+            await self._engine_client.remove_lora(request.lora_int_id)
+
+    @property
     def kv_tokens(self) -> int:
         """Tokens that the KV cache holds, as vLLM has laid it out."""
         cache = self._engine_client.vllm_config.cache_config
@@ -120,6 +149,14 @@ class VllmVariant(Resident, LLMServer):  # type: ignore[misc]
         self._context = served.context
         self._counts = {"prompt_tokens": 0, "prompt_reused": 0, "completion_tokens": 0, "cancelled": 0}
         self._always = always
+        enabled = spec.vllm is not None and spec.vllm.enable_lora
+        self._adapters = Adapters(home().adapters, plan.name, enabled=enabled)
+        self._registry = Registry(home().adapters)
+        self._adapters_known = Gauge(
+            "groupqwen_engine_adapters", "Adapters that are loaded beside the model.", ("variant",)
+        )
+        self._adapters_mb = Gauge("groupqwen_engine_adapters_mb", "What they take, MiB.", ("variant",))
+        self._looking = asyncio.get_running_loop().create_task(repeat(self._look_at_adapters, LOOK_SECONDS))
         # The head has made its configuration with its own paths.
         mine = plan.llm_config(home().root)
         callbacks, options = llm_config.callback_config, llm_config.deployment_config
@@ -181,7 +218,10 @@ class VllmVariant(Resident, LLMServer):  # type: ignore[misc]
             raise queue_full(2.0)
         try:
             # Closed with this generator, so that vLLM drops the request of a client that left at once.
-            async with aclosing(self._within_context(request, context)) as steps:
+            async with (
+                self._with(context.adapter) as model,
+                aclosing(self._within_context(request, context, model)) as steps,
+            ):
                 async for chunks in steps:
                     self._count(chunks)
                     yield chunks
@@ -189,16 +229,28 @@ class VllmVariant(Resident, LLMServer):  # type: ignore[misc]
             self._counts["cancelled"] += 1
             raise
 
+    @asynccontextmanager
+    async def _with(self, adapter: Adapter | None) -> AsyncIterator[str]:
+        """What vLLM knows the model by, with this adapter. Raises `ChatError`."""
+        if adapter is None:
+            yield self._name
+            return
+        if self.engine is None:
+            raise engine_gone(self._name)
+        async with self._adapters.using(self.engine, adapter) as key:
+            yield key
+
     async def _within_context(
-        self, request: ChatRequest, context: RequestContext
+        self, request: ChatRequest, context: RequestContext, model: str
     ) -> AsyncGenerator[list[ChatCompletionChunk], None]:
-        builder = ChunkBuilder(context.request_id, self._name)
+        builder = ChunkBuilder(context.request_id, context.adapter.model if context.adapter else self._name)
         raw = isinstance(request, RawPromptRequest)
         if not raw:
             written = {"messages": request.messages, "tools": request.tools}
             request = request.model_copy(update=self._control.disarm(written))
         make = completion_fields if isinstance(request, RawPromptRequest) else chat_fields
         fields = make(request, self._spec, builder.id)  # type: ignore[arg-type]  # mypy joins the two functions
+        fields["model"] = model
         try:
             async with aclosing(self._steps(fields, raw, builder)) as steps:
                 async for chunks in steps:
@@ -216,6 +268,16 @@ class VllmVariant(Resident, LLMServer):  # type: ignore[misc]
                 async for chunks in steps:
                     yield chunks
 
+    async def _look_at_adapters(self) -> None:
+        """vLLM forgets those that were demoted."""
+        promoted = await self._registry.look()
+        engine = self.engine if self._state == "awake" else None
+        if engine is not None:
+            await self._adapters.keep_only(engine, {one.key for one in promoted.values()})
+        known = self._adapters.report(engine) if engine else {}
+        self._adapters_known.set(len(known), {"variant": self._name})
+        self._adapters_mb.set(sum(known.values()), {"variant": self._name})
+
     async def _left_beside(self, request: ChatRequest) -> int:
         """Tokens of the context that a raw prompt leaves."""
         assert isinstance(request, RawPromptRequest) and self.engine is not None
@@ -229,9 +291,9 @@ class VllmVariant(Resident, LLMServer):  # type: ignore[misc]
         if self.engine is None:
             raise engine_gone(self._name)
         if raw:
-            events = self.engine.completions(CompletionRequest(model=self._name, **fields))
+            events = self.engine.completions(CompletionRequest(**fields))
         else:
-            events = self.engine.chat(ChatCompletionRequest(model=self._name, **fields))
+            events = self.engine.chat(ChatCompletionRequest(**fields))
         async with aclosing(events):
             async for event in events:
                 if isinstance(event, ErrorResponse):
@@ -254,6 +316,7 @@ class VllmVariant(Resident, LLMServer):  # type: ignore[misc]
             "active": min(inside, self._parallel),
             "waiting": max(0, inside - self._parallel),
             **self._counts,
+            "adapters": self._adapters.report(self.engine) if self.engine else {},
             "kv_tokens": self.engine.kv_tokens if self.engine and self._state == "awake" else 0,
             **memory_of(psutil.Process()),
         }

@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from PIL import Image
 
 NAME = "pictures.example"
+HEARD_SECONDS = 120
 
 
 def picture(kind: str = "PNG", size: tuple[int, int] = (4, 3)) -> bytes:
@@ -64,7 +65,8 @@ class Pictures:
     came: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     async def has_heard(self, requests: int) -> None:
-        async with self.came:
+        """Raises `TimeoutError` where they do not come."""
+        async with asyncio.timeout(HEARD_SECONDS), self.came:
             await self.came.wait_for(lambda: len(self.asked) >= requests)
 
 
@@ -82,7 +84,7 @@ async def serving(pages: Mapping[str, bytes | None], tls: ssl.SSLContext | None 
             if body is None:
                 writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: image/png\r\n\r\n")
                 while True:
-                    writer.write(b"x")
+                    writer.write(b"x" * 64)
                     await writer.drain()
                     await asyncio.sleep(0.01)
             writer.write(body)

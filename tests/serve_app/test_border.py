@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from ray.serve.context import _RequestContext, _serve_request_context
 
+from deployments.contract import ChatError
 from serve_app import border
 from serve_app.border import Border, Rules
 from serve_app.devices import Devices
@@ -225,7 +226,10 @@ async def test_before_it_has_rules_the_border_lets_nothing_in(monkeypatch: pytes
         ("/v1/keys/key_1/rotate", "admin"),
         ("/v1/models/a/b/load", "admin"),
         ("/v1/rollout", "admin"),
+        ("/v1/adapters", "admin"),
+        ("/v1/adapters/mine/promote", "admin"),
         ("/v1/audit", "admin"),
+        ("/v1/examples", "admin"),
         ("/v1/keys\n", "admin"),
         ("/v1/keys/key_1/rotate\n", "admin"),
         ("/v1/keys/\n/rotate", "admin"),
@@ -331,3 +335,85 @@ async def test_json_that_nests_too_deep_is_refused_before_it_is_parsed(secret: s
         assert inner.body is None
     status, *_ = await ask(Inner(), b"[" * 64, authorization=f"Bearer {secret}")
     assert status == 200
+
+
+# -- files ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def uploads(tmp_path: Path) -> Iterator[str]:
+    """The secret of a key, where a body has 100 bytes, and a file 1000."""
+    before = border._rules
+    path = tmp_path / "keys.json"
+    _, made = create_key(path, "of a trainer", scopes=("finetune",))
+    devices = Devices(["macbook"], lambda: NODES)
+    border.enforce(Rules(KeyRing(path), LIMIT, devices, body_seconds=0.1, file_bytes=1000, upload_seconds=0.3))
+    yield made
+    border._rules = before
+
+
+async def test_a_file_may_be_larger_than_a_body_and_comes_as_it_is_read(uploads: str) -> None:
+    inner = Inner()
+    status, *_ = await ask(inner, b"a" * 500, b"b" * 400, path="/v1/files", x_api_key=uploads)
+    assert (status, inner.body) == (200, b"a" * 500 + b"b" * 400)
+    assert inner.after == {"type": "http.disconnect"}
+
+
+async def test_a_file_that_says_it_is_too_large_is_not_read_at_all(uploads: str) -> None:
+    inner = Inner()
+    status, body, *_ = await ask(inner, b"a", path="/v1/files", x_api_key=uploads, content_length="70000")
+    assert (status, body["error"]["code"], inner.body) == (413, "request_too_large", None)
+
+
+async def test_one_that_turns_out_to_be_is_cut_off(uploads: str) -> None:
+    with pytest.raises(ChatError) as refused:
+        await ask(Inner(), *[b"a" * 1000] * 100, path="/v1/files", x_api_key=uploads)
+    assert refused.value.status == 413
+
+
+async def test_one_that_does_not_go_on_or_does_not_end_is_cut_off(uploads: str) -> None:
+    async def ever(pause: float) -> None:
+        async def receive() -> Any:
+            await asyncio.sleep(pause)
+            return {"type": "http.request", "body": b"a", "more_body": True}
+
+        async def send(message: Any) -> None:
+            raise AssertionError(message)
+
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/v1/files",
+            "headers": [(b"x-api-key", uploads.encode())],
+        }
+        _serve_request_context.set(_RequestContext(request_id=""))
+        await Border(Inner())(scope, receive, send)
+
+    for pause in (60.0, 0.05):
+        with pytest.raises(ChatError) as refused:
+            await ever(pause)
+        assert refused.value.status == 408
+
+
+@pytest.mark.parametrize(
+    ("scopes", "path", "status"),
+    [
+        (("finetune",), "/v1/files", 200),
+        (("finetune",), "/v1/fine_tuning/jobs", 200),
+        (("finetune",), "/v1/finetune/start", 200),
+        (("finetune",), "/v1/chat/completions", 403),
+        (("finetune",), "/v1/keys", 403),
+        (("chat",), "/v1/files", 403),
+        (("chat",), "/v1/files/file-1/content", 403),
+        (("chat",), "/v1/finetune", 403),
+        (("chat",), "/v1/fine_tuning/jobs", 403),
+        (("admin",), "/v1/finetune", 200),
+        (("admin",), "/v1/chat/completions", 403),
+    ],
+)
+async def test_who_may_train(tmp_path: Path, secret: str, scopes: Any, path: str, status: int) -> None:
+    assert border._rules is not None
+    _, made = create_key(tmp_path / "keys.json", "another", scopes=scopes)
+    border._rules.keys._checked = 0.0
+    said, *_ = await ask(Inner(), b"{}", path=path, x_api_key=made)
+    assert said == status

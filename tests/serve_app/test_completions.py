@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from openai.types import Completion
@@ -69,5 +70,7 @@ def test_echo_repeats_a_text_prompt_and_logprobs_are_joined() -> None:
     (choice,) = text_body(request, [chunks])["choices"]
     assert choice["text"] == "1+1=aa"
     assert choice["logprobs"]["tokens"] == ["a", "a", "a"]
+    half = CompletionRequest.model_validate({"prompt": "a\ud83d", "echo": True})
+    assert json.dumps(text_body(half, [answer("x!")]), ensure_ascii=False).encode()
     tokens = CompletionRequest.model_validate({"prompt": [1, 2], "echo": True})
     assert text_body(tokens, [answer("x!")])["choices"][0]["text"] == "x!"

@@ -15,6 +15,12 @@ from tests.serve_app.pictures import NAME, Pictures, answer, certificate, moved,
 HERE = ip_address("127.0.0.1")
 
 
+@pytest.fixture(autouse=True)
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine that has more to do, sixteen connections at once took longer than the time for one."""
+    monkeypatch.setattr("serve_app.fetching.CONNECT_SECONDS", 60.0)
+
+
 def only_here(address: Address) -> bool:
     """In place of `everybodys`: the test's own server, and what is public."""
     return address == HERE or is_public(address)

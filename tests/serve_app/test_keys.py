@@ -7,7 +7,7 @@ import pytest
 
 from deployments.budgets.limits import KeyLimits
 from serve_app import keys
-from serve_app.keys import PREFIX, KeyRing, LastAdmin, change_key, create_key, hash_key, read_keys
+from serve_app.keys import PREFIX, SCOPES, KeyRing, LastAdmin, change_key, create_key, hash_key, read_keys
 
 
 @pytest.fixture(autouse=True)
@@ -78,7 +78,7 @@ def test_a_key_may_prefer_something_and_old_files_are_read(tmp_path: Path) -> No
     ring = KeyRing(path)
     found = ring.find(secret)
     assert found is not None and found.preference == "economy" and found.group == "family"
-    assert found.scopes == ("chat", "admin") and found.variants is None and found.remote
+    assert found.scopes == SCOPES and found.variants is None and found.remote
     plain = json.loads(path.read_text())
     plain["keys"][0]["of_tomorrow"] = [1]
     del plain["keys"][0]["preference"]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
@@ -43,14 +44,25 @@ async def test_waiters_go_in_together_when_it_opens() -> None:
     assert (gate.waiting, gate.passed) == (0, 3)
 
 
-async def test_who_waits_too_long_is_told_and_asks_again_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_waits_too_long_is_told() -> None:
+    gate = Gate()
+    with pytest.raises(NotReady, match=r"within 0.1 s"):
+        async with gate.passage(0.1, lambda: None):
+            raise AssertionError
+    assert (gate.waiting, gate.inside) == (0, 0)
+
+
+async def test_who_waits_asks_again_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gates, "REMIND_SECONDS", 0.02)
     gate, asked = Gate(), []
-    with pytest.raises(NotReady, match=r"within 0.1 s"):
-        async with gate.passage(0.1, lambda: asked.append(1)):
-            raise AssertionError
-    assert len(asked) >= 3
-    assert (gate.waiting, gate.inside) == (0, 0)
+
+    def ask() -> None:
+        asked.append(1)
+        if len(asked) == 3:
+            gate.open()
+
+    async with gate.passage(60, ask):
+        assert len(asked) == 3
 
 
 async def test_who_leaves_at_once_has_asked_for_nothing() -> None:
@@ -73,9 +85,20 @@ async def test_a_failed_load_is_told_to_all_who_wait() -> None:
     tasks = [asyncio.create_task(inside(gate, leave)) for _ in range(2)]
     await asyncio.sleep(0.01)
     gate.fail("no memory")
-    for task in tasks:
-        with pytest.raises(NotReady, match="no memory"):
-            await task
+    assert [str(end) for end in await asyncio.gather(*tasks, return_exceptions=True)] == 2 * ["no memory"]
+
+
+async def test_a_failed_load_is_told_to_who_is_just_about_to_ask_again() -> None:
+    """A busy machine: the waiter's reminder is due, but its turn has not come yet."""
+    gate = Gate()
+    waiter = asyncio.create_task(inside(gate, asyncio.Event()))
+    await asyncio.sleep(0)
+    time.sleep(2 * gates.GRACE_SECONDS)  # noqa: ASYNC251
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    gate.fail("no memory")
+    with pytest.raises(NotReady, match="no memory"):
+        await waiter
 
 
 async def test_draining_lets_nobody_in_and_waits_for_the_last_one_out() -> None:

@@ -313,6 +313,19 @@ class Node(RuleBasedStateMachine):
         swap = self.node.next_swap(self.now)
         assert before is None or swap is None, "one swap at a time"
 
+    @rule(guest=st.sampled_from(("job", "another")), mb=st.integers(1, 60), seconds=st.floats(0.1, 60))
+    def guest_asks(self, guest: str, mb: int, seconds: float) -> None:
+        try:
+            free = self.node.lend(guest, mb, self.now + seconds)
+        except Impossible:
+            return
+        if free:
+            assert self.node.used_mb + self.node.lent_mb <= self.node.budget_mb
+
+    @rule(guest=st.sampled_from(("job", "another")))
+    def guest_leaves(self, guest: str) -> None:
+        self.node.give_back(guest)
+
     @precondition(lambda self: self.node.swap is not None)
     @rule(asleep=st.booleans())
     def one_leaves(self, asleep: bool) -> None:
@@ -359,6 +372,8 @@ class Node(RuleBasedStateMachine):
         """Everyone who waits is served, once answers and loads end and time runs on."""
         if not hasattr(self, "node"):
             return
+        for guest in ("job", "another"):
+            self.node.give_back(guest)
         for _ in range(200):
             if not self.node.waiting():
                 return

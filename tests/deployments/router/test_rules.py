@@ -13,7 +13,8 @@ from configs.routing import LEVELS, load_routing
 from deployments.classifier.rules import classify
 from deployments.contract import ChatError, ChatRequest, RequestContext
 from deployments.router.decision import RouteDecision
-from deployments.router.rules import Rules, Situation, resolve_model
+from deployments.router.rules import Rules, Situation
+from deployments.router.wishes import resolve_model
 
 CATALOG, ROUTING = load_catalog(), load_routing()
 PROFILE = load_profile("cpu", CATALOG)

@@ -1,0 +1,1 @@
+"""Fine-tuning jobs: their queue, their rows, and the processes (Ray jobs) that run them."""
