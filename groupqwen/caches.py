@@ -16,13 +16,16 @@ from rich.table import Column, Table
 from configs.home import home
 from configs.routing import load_routing
 from deployments.cache.guards import GUARDS
-from groupqwen.client import ask, endpoint_and_key, get
+from groupqwen.client import ask, endpoint_and_key, get, whole_answer_seconds
 from groupqwen.stack.problem import StartProblem
 
 app = typer.Typer(
     help="The semantic cache: what it keeps, what it promises, what it would do.", no_args_is_help=True
 )
 console = Console()
+
+MOST_FAILED = 3
+"""Questions in a row without an answer: then no more are asked."""
 
 
 @app.command()
@@ -174,9 +177,24 @@ def warm(
         mine = next(each.id for each in read_keys(home().keys) if each.sha256 == hash_key(key))
         found = asyncio.run(from_ledger(lambda store: store.most_asked(mine, top)))
         questions = [question for question in found if changes(question) is None]
+        seconds = whole_answer_seconds()
+        answered, in_a_row, failed = 0, 0, list[StartProblem]()
         for question in track(questions, "asking", console=console, transient=True):
-            ask(endpoint, key, "/chat/completions", {"messages": [{"role": "user", "content": question}]})
-    console.print(f"{len(questions)} questions asked; groupqwen cache stats says what is kept.")
+            body = {"messages": [{"role": "user", "content": question}]}
+            try:
+                ask(endpoint, key, "/chat/completions", body, seconds)
+                answered, in_a_row = answered + 1, 0
+            except StartProblem as problem:
+                failed.append(problem)
+                in_a_row += 1
+                if in_a_row == MOST_FAILED:
+                    break
+    console.print(f"{answered} questions asked; groupqwen cache stats says what is kept.")
+    if failed:
+        left = len(questions) - answered - len(failed)
+        stopped = f", {left} not asked" if left else ""
+        console.print(f"[red]{len(failed)} without an answer{stopped}; the last: {escape(str(failed[-1]))}[/red]")
+        raise typer.Exit(1)
 
 
 @app.command()

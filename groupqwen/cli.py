@@ -28,6 +28,7 @@ from groupqwen.plans import show_plan
 from groupqwen.stack.problem import StartProblem
 from groupqwen.stack.settings import LogLevel, trace_choice
 from groupqwen.top.command import top
+from groupqwen.training.commands import adapters, data, train
 from groupqwen.usage import trace as trace_request
 from groupqwen.usage import usage
 
@@ -42,6 +43,9 @@ app.add_typer(models_app, name="models")
 app.add_typer(routers.app, name="router")
 app.add_typer(keys.app, name="keys")
 app.add_typer(caches.app, name="cache")
+app.add_typer(data, name="data")
+app.add_typer(train, name="train")
+app.add_typer(adapters, name="adapters")
 app.command()(usage)
 app.command("trace")(trace_request)
 app.command()(logs)

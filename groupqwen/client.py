@@ -11,17 +11,36 @@ from rich.table import Column, Table
 from configs.home import home
 from groupqwen.stack.deploy import http
 from groupqwen.stack.problem import StartProblem
+from groupqwen.stack.settings import Settings
+
+PATIENCE = 30.0
+"""For what no model answers; and for a whole answer, beyond what the group itself gives it."""
 
 
 def endpoint_and_key() -> tuple[str, str]:
     """Where the running group answers, and its owner's key. Raises `StartProblem`."""
     from groupqwen.stack.credentials import load_credentials
+
+    return endpoint_of_the_group(), load_credentials(home()).api_key
+
+
+def endpoint_of_the_group() -> str:
+    """Where the running group answers. Raises `StartProblem`."""
+    return _of_the_group().endpoint
+
+
+def whole_answer_seconds() -> float:
+    """So long a whole answer of the running group may take. Raises `StartProblem`."""
+    return _of_the_group().profile.limits.request_seconds + PATIENCE
+
+
+def _of_the_group() -> Settings:
     from groupqwen.stack.lifecycle import remembered, settings_for
 
     choices = remembered(home())
     if choices is None:
         raise StartProblem("nothing has been started here yet: run `bash scripts/up.sh`")
-    return settings_for(home(), choices).endpoint, load_credentials(home()).api_key
+    return settings_for(home(), choices)
 
 
 def get(
@@ -31,9 +50,9 @@ def get(
     return _answer("GET", endpoint, key, path, accept, params=parameters)
 
 
-def ask(endpoint: str, key: str, path: str, body: dict[str, Any]) -> httpx.Response:
-    """Post as the owner. Raises `StartProblem` for anything but a 200."""
-    return _answer("POST", endpoint, key, path, (200,), json=body)
+def ask(endpoint: str, key: str, path: str, body: dict[str, Any], seconds: float = PATIENCE) -> httpx.Response:
+    """Post as the owner, and wait so long. Raises `StartProblem` for anything but a 200."""
+    return _answer("POST", endpoint, key, path, (200,), json=body, timeout=seconds)
 
 
 def _answer(
@@ -41,7 +60,9 @@ def _answer(
 ) -> httpx.Response:
     headers = {"Authorization": f"Bearer {key}"}
     try:
-        response = http().request(method, endpoint + path, headers=headers, timeout=30, **given)
+        response = http().request(method, endpoint + path, headers=headers, **{"timeout": PATIENCE, **given})
+    except (httpx.ReadTimeout, httpx.WriteTimeout) as error:
+        raise StartProblem(f"{endpoint}{path} did not answer in time: `groupqwen top` shows why") from error
     except httpx.HTTPError as error:
         raise StartProblem(f"{endpoint} does not answer: run `bash scripts/up.sh`") from error
     if response.status_code not in accept:

@@ -110,19 +110,27 @@ def link(ready: Path, source: Source, target: Path) -> None:
         _write_note(target, source.sha256)
 
 
+def made_of(folder: Path, source: Source) -> bool:
+    """Whether a folder is whole and was made of this very source."""
+    try:
+        return (folder / MADE_OF).read_text() == _made_from(source)
+    except OSError:
+        return False
+
+
+def _made_from(source: Source) -> str:
+    return f"{source.uri} {source.sha256 or ''}\n"
+
+
 def make_folder(source: Source, target: Path, fill: Callable[[Path], None]) -> None:
     """`target` as what `fill` makes of `source`, unless it is that already. It is there whole, with a note of its
     source, or as it was before. Safe to call from several processes at once."""
-    made_of = f"{source.uri} {source.sha256 or ''}\n"
     with FileLock(f"{target}.lock"):
-        try:
-            if (target / MADE_OF).read_text() == made_of:
-                return
-        except OSError:
-            pass  # Not there, or of an unknown source.
+        if made_of(target, source):
+            return
         staged = target.with_name(target.name + ".part")
         fill(staged)
-        (staged / MADE_OF).write_text(made_of)
+        (staged / MADE_OF).write_text(_made_from(source))
         shutil.rmtree(target, ignore_errors=True)
         staged.replace(target)
 

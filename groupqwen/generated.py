@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from configs.catalog import Catalog
+from configs.curation import CurationRules
 from configs.document import Strict
+from configs.gates import GateRules
 from configs.profile import Profile
 from configs.routing import Routing
 from groupqwen.top.picture import picture
@@ -21,7 +23,13 @@ ROOT = Path(__file__).parent.parent
 
 def files() -> dict[Path, str]:
     """Every generated file and what must be in it."""
-    schemas: dict[str, type[Strict]] = {"models": Catalog, "profile": Profile, "routing": Routing}
+    schemas: dict[str, type[Strict]] = {
+        "curation": CurationRules,
+        "gates": GateRules,
+        "models": Catalog,
+        "profile": Profile,
+        "routing": Routing,
+    }
     made = {
         ROOT / "configs" / "schemas" / f"{name}.schema.json": json.dumps(
             model.model_json_schema(), indent=2, sort_keys=True
@@ -99,6 +107,7 @@ def api_reference() -> str:
             answer = _schema_name(operation["responses"].get("200"))
             if answer:
                 lines += ["", f"Answers with `{answer}`:", "", *_fields(document, answer)]
+            lines += _also(operation["responses"], responses)
     lines += [
         "",
         "## WebSocket /v1/chat/ws",
@@ -109,6 +118,13 @@ def api_reference() -> str:
         'Authorization header or, where a browser cannot set one, in a first message `{"api_key": "gq-…"}`.',
     ]
     return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def _also(own: dict[str, Any], usual: dict[str, Any]) -> list[str]:
+    """The statuses of one operation that not all have."""
+    more = [(status, said["description"]) for status, said in sorted(own.items()) if status not in usual]
+    told = " ".join(f"{status}: {meaning}" for status, meaning in more)
+    return ["", f"Also answers with {told}"] if more else []
 
 
 def _schema_name(holder: dict[str, Any] | None) -> str | None:

@@ -53,7 +53,7 @@ def create(
     name: Annotated[str, typer.Argument(help="Who or what it is for.")],
     scope: Annotated[
         list[str] | None,
-        typer.Option(help="chat, admin; both: say it twice.", show_default="chat"),
+        typer.Option(help="chat, finetune, admin; several: say it again.", show_default="chat"),
     ] = None,
     variant: Annotated[list[str] | None, typer.Option(help="Who may answer it; unset: all.")] = None,
     local: Annotated[bool, typer.Option("--local", help="Its requests never leave the group's machines.")] = False,
@@ -66,7 +66,7 @@ def create(
     `groupqwen keys limits`.)"""
     scopes = tuple(dict.fromkeys(scope or ["chat"]))
     if not set(scopes) <= set(SCOPES):
-        raise typer.BadParameter(f"there are {' and '.join(SCOPES)}", param_hint="--scope")
+        raise typer.BadParameter(f"there are {', '.join(SCOPES)}", param_hint="--scope")
     variants = None if variant is None else tuple(variant)
     granted: dict[str, Any] = {"scopes": scopes, "variants": variants, "remote": not local, "own_cache": own_cache}
     key, secret = create_key(home().keys, name, **granted, query_text=_policy(query_text))

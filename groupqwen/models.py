@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from filelock import FileLock
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
@@ -116,13 +117,17 @@ def prepare_embedder(profile: Profile, catalog: Catalog, home: Home) -> Path:
     """Export the embedder to ONNX, once. Raises `DownloadError`."""
     spec = catalog.embedders[profile.embedder]
     target = home.embedder_file(profile.embedder)
-    if not target.is_file():
-        from deployments.embedding.export import export
-        from deployments.embedding.weights import ExportError
+    if target.is_file():
+        return target
+    from deployments.embedding.export import export
+    from deployments.embedding.weights import ExportError
 
-        weights, config = (home.model_file(profile.embedder, source) for source in (spec.weights, spec.config))
-        try:
-            export(weights, config, target)
-        except ExportError as error:
-            raise DownloadError(f"no embedder can be made of {profile.embedder}: {error}") from error
+    weights, config = (home.model_file(profile.embedder, source) for source in (spec.weights, spec.config))
+    # (Homes may share their models, and start at the same time.)
+    with FileLock(f"{target}.lock"):
+        if not target.is_file():
+            try:
+                export(weights, config, target)
+            except ExportError as error:
+                raise DownloadError(f"no embedder can be made of {profile.embedder}: {error}") from error
     return target

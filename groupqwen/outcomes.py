@@ -8,11 +8,12 @@ import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deployments.classifier.training import Outcomes
+if TYPE_CHECKING:
+    from deployments.classifier.training import Outcomes
 
 LONGEST_FIELD = 2**22
 RIGHT = {"1": 1.0, "true": 1.0, "1.0": 1.0, "0": 0.0, "false": 0.0, "0.0": 0.0}
@@ -26,6 +27,9 @@ def read_outcomes(path: Path) -> Outcomes:
     """One line for each question and model: `question`, `model`, `correct`, and `group` if there is one. CSV or
     JSON lines, either may be gzipped. Questions that not all models have answered are left out. Raises
     `OutcomesError`."""
+    # With scikit-learn, which takes longer to import than most who only read files take in all.
+    from deployments.classifier.training import Outcomes
+
     rows = rows_of(path)
     answers: dict[str, dict[str, float]] = {}
     groups: dict[str, str] = {}

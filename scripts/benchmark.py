@@ -197,5 +197,84 @@ def cache(
             cache_streams.main(stream, seeds)
 
 
+@app.command("import")
+def import_(
+    sizes: Annotated[
+        str, typer.Option(help="Messages of the archives that are made, the smallest first.")
+    ] = "50000,250000,1000000",
+) -> None:
+    """ChatGPT archives of several sizes: messages/s and peak memory of `groupqwen data import`; fails where it is
+    not within 500 MiB, or not linear."""
+    from benchmarks.chat_import import main
+
+    if not main(tuple(int(size) for size in sizes.split(","))):
+        raise typer.Exit(1)
+
+
+@app.command()
+def finetune(
+    base: Annotated[str, typer.Option(help="The variant that is trained.")] = "smollm2-135m",
+    recipes: Annotated[str, typer.Option(help="Names of configs/recipes.yaml.")] = "reference,habits",
+    epochs: Annotated[float | None, typer.Option(help="The same for all; unset: as each says.")] = None,
+    threads: Annotated[int, typer.Option(min=1)] = 1,
+) -> None:
+    """Recipes on the same short conversations: loss on held-out phrasings, time, memory."""
+    from benchmarks.finetune import main
+    from groupqwen.training.weights import base_weights
+
+    main(base_weights(home(), load_catalog(), base)[0], recipes.split(","), epochs, threads)
+
+
+@app.command()
+def finetune_backends(
+    tokenizer: Annotated[str, typer.Option(help="The variant whose tokenizer is taken.")] = "smollm2-135m",
+    steps: Annotated[int, typer.Option(min=2)] = 60,
+    batch: Annotated[int, typer.Option(min=1)] = 16,
+) -> None:
+    """Unsloth beside plain PEFT on a Qwen3 of random weights: tokens/s and peak memory. Needs a CUDA GPU."""
+    from benchmarks.finetune_backends import main
+    from groupqwen.training.weights import base_weights
+
+    main(base_weights(home(), load_catalog(), tokenizer)[0], steps, batch)
+
+
+@app.command()
+def finetune_resume(
+    base: Annotated[str, typer.Option(help="The variant that is trained.")] = "smollm2-135m",
+    recipe: Annotated[str, typer.Option(help="One of configs/recipes.yaml.")] = "habits",
+    steps: Annotated[int, typer.Option(min=4)] = 40,
+    plot: Annotated[Path | None, typer.Option(help="A file for the plot (PNG).")] = None,
+) -> None:
+    """A job whose worker is killed, and one whose whole Ray is, over one that nothing disturbs."""
+    from benchmarks.finetune_resume import main
+    from groupqwen.training.weights import base_weights
+
+    main(base_weights(home(), load_catalog(), base)[0], recipe, steps, plot)
+
+
+@app.command()
+def curation(
+    conversations: Annotated[int, typer.Option(min=10, help="Conversations whose steps are timed.")] = 600,
+) -> None:
+    """What curation finds of personal information and of near-duplicates, and how fast each step is."""
+    from benchmarks.curation import main
+
+    main(conversations)
+
+
+@app.command()
+def finetune_traffic(
+    base: Annotated[str, typer.Option(help="The variant that is trained.")] = "smollm2-135m",
+    asked: Annotated[str, typer.Option(help="The variant that answers meanwhile.")] = "smollm2-135m",
+    clients: Annotated[int, typer.Option(min=1)] = 2,
+    seconds: Annotated[float, typer.Option(min=1, help="Before, and after.")] = 40,
+    steps: Annotated[int, typer.Option(min=1, help="Of the job.")] = 20,
+) -> None:
+    """Short requests before, while and after a job trains: p50, p95, failures. Needs the running group."""
+    from benchmarks.finetune_traffic import main
+
+    main(base, asked, clients, seconds, steps)
+
+
 if __name__ == "__main__":
     app()

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Every test, from a fresh clone: makes .venv, installs, fetches the models into .test-home, checks style and
-# types, runs unit and integration tests. `bash scripts/test.sh tests/deployments` runs a part of them.
+# types, runs unit and integration tests side by side (tests/lanes.py). `bash scripts/test.sh tests/deployments` runs
+# a part of them.
 set -euo pipefail
 EXTRAS=dev
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
@@ -12,5 +13,4 @@ if [ $# -gt 0 ]; then
 fi
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
-"$PYTHON" -m mypy
-"$PYTHON" -m pytest --cov --cov-report=term
+exec "$PYTHON" -m tests.lanes

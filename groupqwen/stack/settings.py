@@ -68,6 +68,7 @@ class Settings:
             "GROUPQWEN_PORT": str(ports.http),
             "GROUPQWEN_LISTEN": self.listen or "",
             "GROUPQWEN_HEADER_SECONDS": str(self.profile.limits.header_seconds),
+            "GROUPQWEN_BODY_BYTES": str(self.profile.limits.body_bytes),
             "GROUPQWEN_HAPROXY": str(_haproxy()),
             "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '/usr/bin:/bin')}",
             "RAY_ADDRESS": f"{self.interface}:{ports.gcs}",

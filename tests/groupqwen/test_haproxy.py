@@ -21,9 +21,13 @@ SCRIPT = Path(__file__).parents[2] / "groupqwen" / "haproxy.sh"
 HEADERS, IDLE, CLIENT = 1, 2, 2
 """Seconds."""
 AGES = 20.0
+LARGEST = 1000
+"""Bytes of a body."""
 SLOW = 3.5
 """So long an answer takes: longer than anything above."""
 GET = b"GET %s HTTP/1.1\r\nhost: a\r\n\r\n"
+HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+"""By which a client says that it goes on in HTTP/2 (RFC 9113, 3.4)."""
 UPGRADE = (
     b"GET /socket HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
     b"sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
@@ -43,7 +47,12 @@ class Backend:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError, asyncio.IncompleteReadError):
             while True:
-                target = (await reader.readuntil(b"\r\n\r\n")).split()[1]
+                head = await reader.readuntil(b"\r\n\r\n")
+                target = head.split()[1]
+                if b"expect: 100-continue" in head:
+                    writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                if b"content-length: 4\r\n" in head:
+                    await reader.readexactly(4)
                 if target == b"/endless":
                     await self._endless(writer)
                 elif target == b"/socket":
@@ -54,7 +63,8 @@ class Backend:
                     break
                 else:
                     await asyncio.sleep(SLOW if target == b"/slow" else 0)
-                    writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+                    writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n")
+                    writer.write(b"ok")  # (In two, as uvicorn does it.)
                 await writer.drain()
         writer.close()
 
@@ -102,6 +112,7 @@ async def proxied(folder: Path) -> AsyncIterator[tuple[int, Backend]]:
         "GROUPQWEN_HAPROXY": get_haproxy_binary(),
         "GROUPQWEN_PORT": str(port),
         "GROUPQWEN_HEADER_SECONDS": str(HEADERS),
+        "GROUPQWEN_BODY_BYTES": str(LARGEST),
     }
     with (folder / "said").open("w") as said:
         haproxy = await asyncio.create_subprocess_exec(
@@ -170,3 +181,54 @@ async def test_the_slow_are_sent_away_and_those_who_wait_are_not(folder: Path) -
     assert idle.endswith(b"\r\n\r\nok"), "a connection that is kept and not used is closed without a word"
     assert slow.endswith(b"\r\n\r\nok")
     assert tunnel.endswith(b"\r\n\r\nlate")
+
+
+ANNOUNCED = b"POST /quick HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\nexpect: 100-continue\r\n\r\n"
+
+
+async def test_who_announces_a_body_has_a_whole_answer(folder: Path) -> None:
+    async with proxied(folder) as (port, _):
+
+        async def post(times: int) -> None:
+            """All at once, as a client does that has its body there."""
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            for _ in range(times):
+                writer.write(ANNOUNCED + b"body")
+                assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 100 ")
+                assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+                assert await within(reader.readexactly(2), AGES) == b"ok"
+            writer.close()
+
+        await asyncio.gather(*(post(50) for _ in range(24)))
+
+
+async def test_who_waits_until_a_body_is_wanted_is_told(folder: Path) -> None:
+    async with proxied(folder) as (port, _):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(ANNOUNCED)
+        assert await within(reader.readuntil(b"\r\n\r\n"), AGES) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(b"body")
+        assert (await within(reader.readuntil(b"ok"), AGES)).startswith(b"HTTP/1.1 200 ")
+        writer.close()
+        never = await until_the_end(port, ANNOUNCED)
+    assert b"HTTP/1.1 408 " in never, "a body that is announced and does not come"
+
+
+async def test_a_body_that_is_too_large_is_not_asked_for(folder: Path) -> None:
+    """Whoever refuses it does so before it is sent."""
+    head = b"POST /quick HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\nexpect: 100-continue\r\n\r\n"
+    async with proxied(folder) as (port, _):
+        for size, first in ((LARGEST, b"HTTP/1.1 100 "), (LARGEST + 1, b"HTTP/1.1 200 ")):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(head % size)
+            assert (await within(reader.readuntil(b"\r\n\r\n"), AGES)).startswith(first)
+            writer.close()
+
+
+async def test_nobody_changes_to_http2(folder: Path) -> None:
+    async with proxied(folder) as (port, _):
+        said = await until_the_end(port, HTTP2)
+        settings_frame = bytes.fromhex("000000040000000000")
+        upgraded = await until_the_end(port, HTTP2 + settings_frame)
+    assert said.startswith(b"HTTP/1.1 4"), said
+    assert upgraded.startswith(b"HTTP/1.1 4"), upgraded

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import io
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 from rich.console import Console
 
+import deployments.embedding.export
 from configs.catalog import Catalog, EmbedderSpec, Source, load_catalog
 from configs.home import Home
 from configs.profile import Profile, load_profile
 from deployments.embedding.embedder import Embedder
+from deployments.embedding.export import export
 from groupqwen.downloads import DownloadError
 from groupqwen.models import prepare_embedder, pull, wanted
 from tests.deployments.embedding.tiny import KINDS, Made, make, write_tokenizer
@@ -62,6 +66,22 @@ def test_an_embedder_of_each_architecture_is_fetched_made_and_answers(kind: str,
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
     before = model.stat()
     assert prepare_embedder(profile, catalog, home).stat() == before, "it is made once"
+
+
+def test_two_homes_of_the_same_models_make_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, profile, catalog, home = made_and_fetched("bert", tmp_path)
+    fetch(profile, catalog, home)
+    made: list[Path] = []
+
+    def slowly(weights: Path, config: Path, target: Path) -> None:
+        made.append(target)
+        time.sleep(0.2)
+        export(weights, config, target)
+
+    monkeypatch.setattr(deployments.embedding.export, "export", slowly)
+    with ThreadPoolExecutor() as both:
+        found = list(both.map(lambda _: prepare_embedder(profile, catalog, home), range(2)))
+    assert found == [home.embedder_file("tiny")] * 2 and len(made) == 1
 
 
 def test_a_model_that_there_is_no_graph_of_is_told(tmp_path: Path) -> None:
