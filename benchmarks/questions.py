@@ -15,7 +15,7 @@ from pathlib import Path
 
 import yaml
 
-from benchmarks.sandbox import passes
+from train.evaluate.sandbox import passes
 
 HERE = Path(__file__).parent
 SEED = 4

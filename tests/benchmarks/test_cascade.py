@@ -1,4 +1,4 @@
-"""Replaying a log: its columns, the policies' arithmetic, and the sandbox that judges written code."""
+"""Replaying a log: its columns, the policies' arithmetic, and how written code is judged."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from benchmarks.cascade import curves
 from benchmarks.many_models import mixture
 from benchmarks.questions import _chooses, _last_number, _says, _works
 from benchmarks.replay import Policy, direct, replay
-from benchmarks.sandbox import SandboxMissing, passes
 from configs.escalation import Target
 from groupqwen.answer_log import read_log
 from groupqwen.outcomes import OutcomesError
+from tests.untraced import untraced
 
 MODELS = {"small": (1.0, -1.0), "middle": (3.0, 0.0), "large": (9.0, 1.5)}
 """Cost, and log-odds of being right beside the question's ease."""
@@ -109,7 +109,10 @@ def test_the_largest_needs_no_confidence(tmp_path: Path) -> None:
     ]
     (tmp_path / "silent.jsonl").write_text("\n".join(map(json.dumps, silent)))
     target = Target(accepted_wrong=0.1)
-    told, untold = (replay(read_log(one), target, learns=False)[1] for one in (path, tmp_path / "silent.jsonl"))
+    with untraced():
+        told, untold = (
+            replay(read_log(one), target, learns=False)[1] for one in (path, tmp_path / "silent.jsonl")
+        )
     assert [policy.tier.tolist() for policy in told] == [policy.tier.tolist() for policy in untold]
     (tmp_path / "half.jsonl").write_text("\n".join(map(json.dumps, rows[:300] + silent[300:])))
     with pytest.raises(OutcomesError, match="in all of its lines"):
@@ -135,7 +138,8 @@ def test_policies_add_up_who_was_asked(tmp_path: Path) -> None:
 
 def test_a_replay_keeps_its_promise_and_the_oracle_is_best(tmp_path: Path) -> None:
     log = read_log(written(tmp_path / "log.jsonl", 400))
-    held, policies, promises = replay(log, Target(accepted_wrong=0.1), learns=True)
+    with untraced():
+        held, policies, promises = replay(log, Target(accepted_wrong=0.1), learns=True)
     by_name = {policy.name: policy for policy in policies}
     assert {"always small", "learned", "cascade", "learned + cascade", "oracle"} <= set(by_name)
     quality = {name: float(policy.ok(log).mean()) for name, policy in by_name.items()}
@@ -176,14 +180,6 @@ ROW = {
 }
 
 
-@pytest.fixture(scope="module")
-def sandbox() -> None:
-    try:
-        passes("pass")
-    except SandboxMissing as missing:
-        pytest.skip(str(missing))
-
-
 @pytest.mark.parametrize(
     ("answer", "right"),
     [
@@ -195,29 +191,3 @@ def sandbox() -> None:
 )
 def test_written_functions_are_run(sandbox: None, answer: str, right: bool) -> None:
     assert _works(ROW, answer) == right
-
-
-@pytest.mark.parametrize(
-    "program",
-    [
-        "while True: pass",
-        "open('/etc/passwd').read()",
-        "open('/tmp/groupqwen-escaped', 'w').write('x')",
-        "import os; os.listdir('/home')",
-        "import socket; socket.create_connection(('127.0.0.1', 22), 1)",
-        "import subprocess; subprocess.run(['/bin/true'], check=True)",
-        "import os; os.remove(__file__ if '__file__' in globals() else '/etc/hosts')",
-        "x = bytearray(2**31)",
-        "import os; os._exit(86)",
-    ],
-)
-def test_a_program_gets_nowhere(sandbox: None, program: str) -> None:
-    assert not passes(program)
-    assert not Path("/tmp/groupqwen-escaped").exists()
-
-
-def test_a_program_cannot_reach_other_processes(sandbox: None) -> None:
-    import os
-
-    assert not passes(f"import os, signal; os.kill({os.getpid()}, 0)")
-    assert passes("import math, re, json, collections, itertools; assert math.sqrt(4) == 2")
