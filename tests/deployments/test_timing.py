@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import socket
+import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
@@ -22,6 +24,25 @@ async def test_what_comes_in_time_is_passed_on_and_what_does_not_is_late() -> No
     assert await within(asyncio.sleep(0, "here"), 1.0) == "here"
     with pytest.raises(TimeoutError):
         await within(asyncio.sleep(1), 0.01)
+
+
+async def test_what_came_while_the_process_was_held_up_has_come_in_time() -> None:
+    here, there = socket.socketpair()
+    reader, writer = await asyncio.open_connection(sock=here)
+
+    def held_up() -> None:
+        there.send(b"hits")
+        time.sleep(0.1)
+
+    asyncio.get_running_loop().call_soon(held_up)
+    assert await within(reader.readexactly(4), 0.01) == b"hits"
+    began = time.monotonic()
+    asyncio.get_running_loop().call_soon(time.sleep, 0.1)
+    with pytest.raises(TimeoutError):
+        await within(reader.readexactly(4), 0.05)
+    assert time.monotonic() - began < 10, "once more, and not for ever"
+    writer.close()
+    there.close()
 
 
 @pytest.mark.parametrize("turns", range(1, 12))

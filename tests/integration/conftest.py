@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from openai import OpenAI
 from configs.catalog import load_catalog
 from configs.home import Home
 from configs.profile import load_profile
+from configs.routing import ROUTING
 from deployments.cache.seal import make_key
 from groupqwen.stack.credentials import Credentials, load_credentials
 from groupqwen.stack.deploy import http
@@ -33,10 +36,26 @@ ROOT = Path(__file__).parents[2]
 PORT_OFFSET = int(os.environ.get("GROUPQWEN_TEST_PORT_OFFSET", "1000"))
 """Another, where tests of two checkouts run side by side."""
 SMALL, MIDDLE, LARGE = "smollm2-135m", "qwen2.5-coder-0.5b", "qwen2.5-coder-1.5b"
+NO_END = dict.fromkeys(("0", "2", "4"), -100)
+"""A `logit_bias` that forbids the smallest variant to end: each token that llama.cpp takes for an end."""
+QWENS_NO_END = dict.fromkeys(("128247", "151643", "151645", "151662", "151663", "151664"), -100)
+"""The same of the two others."""
 
-
+RULES, _changed = re.subn(r"budget_ms: \d+", "budget_ms: 500", ROUTING.read_text())
+assert _changed == 1
+"""What the stack is served by, as the owner's own: a lookup may take more than 20 ms on a machine that has other
+things to do."""
 MIXED, ONE_OF_THREE = (ROOT / "tests" / "profiles" / f"{name}.yaml" for name in ("mixed", "one-of-three"))
-IN_ORDER = ("test_rollouts", "test_nodes", "test_vllm", "test_residency", "test_slow_clients", "test_stopping")
+IN_ORDER = (
+    "test_rollouts",
+    "test_nodes",
+    "test_vllm",
+    "test_residency",
+    "test_finetuning",
+    "test_finetuning_jobs",
+    "test_slow_clients",
+    "test_stopping",
+)
 """Modules that need another profile, in the order that changes it least, and the one that stops it all; all others
 come before."""
 
@@ -139,6 +158,19 @@ class Stack:
             changed = self.run_cli("deploy", "--profile", str(profile))
             assert changed.returncode == 0, changed.stdout + changed.stderr
 
+    @contextmanager
+    def served_by(self, rules: str) -> Iterator[None]:
+        """These routing rules, in place of `RULES`."""
+        try:
+            self.settings.home.routing.write_text(rules)
+            done = self.run_cli("deploy")
+            assert done.returncode == 0, done.stdout + done.stderr
+            yield
+        finally:
+            self.settings.home.routing.write_text(RULES)
+            done = self.run_cli("deploy")
+            assert done.returncode == 0, done.stdout + done.stderr
+
     def wait_until_well(self, seconds: float = 90) -> None:
         wait_for(
             lambda: self.health().get("status") == "ok",
@@ -195,10 +227,19 @@ def stack(home: Home, weights: Callable[[str], Path]) -> Iterator[Stack]:
     settings = settings_for(home, Choices(port_offset=PORT_OFFSET))
     running = Stack(settings, load_credentials(home))
     running.run_cli("down")
+    home.routing.write_text(RULES)
     done = running.up()
     assert done.returncode == 0, done.stdout + done.stderr
     yield running
     running.run_cli("down")
+    home.routing.unlink()
+
+
+@pytest.fixture(scope="module")
+def group(stack: Stack) -> Stack:
+    """The stack with variants that are swapped, and a stand-in for what a fine-tuning job's process does."""
+    stack.use(ONE_OF_THREE)
+    return stack
 
 
 @pytest.fixture()

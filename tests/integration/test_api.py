@@ -14,17 +14,17 @@ import psutil
 import pytest
 from websockets.sync.client import ClientConnection, connect
 
-from tests.integration.conftest import LARGE, MIDDLE, SMALL, Stack, wait_for
+from tests.integration.conftest import LARGE, MIDDLE, QWENS_NO_END, SMALL, Stack, wait_for
 from tests.serve_app.pictures import data_url, picture
 
 PICTURE = data_url(picture())
 ENDLESS = {
     "messages": [{"role": "user", "content": "Tell me a long story."}],
     "model": LARGE,
-    "logit_bias": {"151643": -100, "151645": -100},
+    "logit_bias": QWENS_NO_END,
     "max_tokens": 600,
 }
-"""Its end-of-turn tokens are forbidden, so that it is still at work when it is cancelled."""
+"""It is still at work when it is cancelled."""
 
 
 def error_of(response: httpx.Response) -> dict[str, object]:
@@ -278,7 +278,7 @@ def test_health_part_by_part(stack: Stack) -> None:
     stack.wait_until_well()
     health = stack.get("/health").json()
     assert health["ready"] is True
-    assert set(health["parts"]) == {"router", "classifier", "cache", "ledger", "variants"}
+    assert set(health["parts"]) == {"router", "classifier", "cache", "ledger", "finetuning", "variants"}
     assert set(health["parts"]["variants"].values()) == {"awake"}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import subprocess
 import time
@@ -15,10 +16,11 @@ import httpx
 import pytest
 from openai import RateLimitError
 from redis import Redis
+from redis.asyncio import Redis as AsyncRedis
 
 from configs.home import Home
 from deployments.budgets import budgets as budgets_module
-from deployments.budgets.book import Book
+from deployments.budgets.book import Book, Standing
 from deployments.budgets.budgets import Budgets
 from deployments.budgets.limits import Amount, KeyLimits, Period
 from deployments.budgets.shared import SharedBooks
@@ -128,12 +130,19 @@ class Counted:
         return dict(self.ledger)
 
     async def ask(
-        self, limits: KeyLimits, took: float, most: float, name: str, *, fails: bool = False, lasts: float = 0.01
+        self,
+        limits: KeyLimits,
+        took: float,
+        most: float,
+        name: str,
+        *,
+        fails: bool = False,
+        until: asyncio.Event | None = None,
     ) -> str:
-        """One request, which lasts so many seconds; how it ended."""
+        """One request, which lasts a moment, or `until` then; how it ended."""
         try:
             async with self.budgets.hold(KEY, name, limits, Amount(10, most)) as held:
-                await asyncio.sleep(lasts)
+                await (until.wait() if until else asyncio.sleep(0.01))
                 if fails:
                     raise RuntimeError
                 held.took = Amount(10, took)
@@ -156,12 +165,61 @@ async def test_fifty_at_once_overshoot_a_budget_by_one_reservation_at_most(
     counted = Counted(SharedBooks(connect("unix:///nowhere")) if away else shared)
     limits = KeyLimits(usd_per_day=10)
     counted.ledger = {"day": 9.5, "week": 9.5, "month": 9.5}
-    ended = await asyncio.gather(*(counted.ask(limits, 1.0, 1.0, str(n)) for n in range(50)))
+    # On the busiest machine too, all have asked before the first one is done.
+    all_have_asked = asyncio.Event()
+    asking = [
+        asyncio.ensure_future(counted.ask(limits, 1.0, 1.0, str(n), until=all_have_asked)) for n in range(50)
+    ]
+    refused = [await end for end in itertools.islice(asyncio.as_completed(asking, timeout=60), 49)]
+    all_have_asked.set()
+    assert refused == 49 * ["budget_held"]
+    assert (await asyncio.gather(*asking)).count("answered") == 1
     await counted.settled()
-    assert ended.count("answered") == 1 and ended.count("budget_held") == 49
     assert await counted.ask(limits, 1.0, 1.0, "more") == "insufficient_quota"
     assert counted.alerts and counted.alerts[0][:2] == (KEY, "day") and counted.alerts[0][3] > 1
     assert len(counted.alerts) == 1, "told once"
+
+
+class LateBooks(SharedBooks):
+    """Redis lets in who is named `late`, and says so when it may; it does not answer others in time."""
+
+    def __init__(self, redis: AsyncRedis) -> None:
+        super().__init__(redis)
+        self.asked, self.may_say = asyncio.Event(), asyncio.Event()
+
+    async def reserve(self, key_id: str, request_id: str, *asked: Any, **how: Any) -> Standing:
+        if request_id != "late":
+            raise TimeoutError
+        standing = await super().reserve(key_id, request_id, *asked, **how)
+        if not standing.unknown:
+            self.asked.set()
+            await self.may_say.wait()
+        return standing
+
+
+async def test_a_redis_that_answers_some_in_time_lets_in_no_more_than_one(
+    own_redis: OwnRedis, shared: SharedBooks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budgets_module, "ANSWER_SECONDS", 30)
+    monkeypatch.setattr(budgets_module, "AWAY_SECONDS", 0.0)
+    books = LateBooks(connect(own_redis.url))
+    counted, limits, over = Counted(books), KeyLimits(usd_per_day=10), asyncio.Event()
+    counted.ledger = {"day": 9.5, "week": 9.5, "month": 9.5}
+    late = asyncio.ensure_future(counted.ask(limits, 1.0, 1.0, "late"))
+    await books.asked.wait()
+    alone = asyncio.ensure_future(counted.ask(limits, 1.0, 1.0, "alone", until=over))
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert counted.budgets._under_way[KEY].keys() == {"alone"}
+    assert await counted.ask(limits, 1.0, 1.0, "third") == "budget_held"
+    books.may_say.set()
+    assert await late == "budget_held"
+    over.set()
+    assert await alone == "answered"
+    await counted.settled()
+    assert (await shared.read(KEY)).leases.keys() == {"late"}, "until Redis is told"
+    assert await counted.ask(limits, 1.0, 1.0, "late") == "insufficient_quota"
+    assert (await shared.read(KEY)).leases == {}
 
 
 @pytest.mark.parametrize("away", [False, True])

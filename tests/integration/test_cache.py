@@ -9,7 +9,6 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -21,7 +20,7 @@ import yaml
 
 from deployments.ledger.store import LedgerStore
 from serve_app.keys import hash_key, read_keys
-from tests.integration.conftest import MIDDLE, ROOT, SMALL, Stack, wait_for
+from tests.integration.conftest import MIDDLE, NO_END, ROOT, RULES, SMALL, Stack, wait_for
 
 JSON = {"content-type": "application/json"}
 WORD: dict[str, Any] = {"model": MIDDLE, "max_tokens": 200}
@@ -51,9 +50,12 @@ def entries(stack: Stack, **parameters: Any) -> list[dict[str, Any]]:
 
 def test_sixty_four_that_ask_the_same_at_once_are_answered_once(stack: Stack) -> None:
     asked = f"Write four sentences about the letter {uuid.uuid4().hex[:6]}."
+    # (Long enough that all are there before it ends, on a machine that has other things to do as well; where Redis
+    # is late by that, those who ask are answered once all the same.)
+    long = {"model": SMALL, "max_tokens": 400, "logit_bias": NO_END}
     before = stack.status(SMALL)["completion_tokens"]
     with ThreadPoolExecutor(64) as pool:
-        answers = list(pool.map(lambda _: stack.ask(asked, cache=None, model=SMALL, max_tokens=120), range(64)))
+        answers = list(pool.map(lambda _: stack.ask(asked, cache=None, **long), range(64)))
     seen = Counter(map(outcome, answers))
     assert seen["miss"] == 1
     assert seen["coalesced"] >= 32, "(one that came late may find the answer kept)"
@@ -64,13 +66,27 @@ def test_sixty_four_that_ask_the_same_at_once_are_answered_once(stack: Stack) ->
     assert stack.status(SMALL)["completion_tokens"] - before == bodies[0]["usage"]["completion_tokens"]
 
 
+def test_also_while_redis_says_nothing(stack: Stack) -> None:
+    asked = f"Write four sentences about the number {uuid.uuid4().hex[:6]}."
+    long = {"model": SMALL, "max_tokens": 400, "logit_bias": NO_END}
+    silent = stack.processes("redis-server")[0]
+    before = stack.status(SMALL)["completion_tokens"]
+    silent.suspend()
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(lambda _: stack.ask(asked, cache=None, **long), range(8)))
+    finally:
+        silent.resume()
+    assert Counter(map(outcome, answers)) == {"miss": 1, "coalesced": 7}
+    assert stack.status(SMALL)["completion_tokens"] - before == answers[0].json()["usage"]["completion_tokens"]
+
+
 def endless() -> dict[str, Any]:
     """A request that is at work for seconds: its end-of-turn tokens are forbidden."""
     asked = [{"role": "user", "content": f"Count to forty, {uuid.uuid4().hex[:6]}."}]
-    forbidden = {"0": -100, "2": -100}
     return {
         "messages": asked,
-        **{"model": SMALL, "max_tokens": 600, "temperature": 0, "stream": True, "logit_bias": forbidden},
+        **{"model": SMALL, "max_tokens": 600, "temperature": 0, "stream": True, "logit_bias": NO_END},
     }
 
 
@@ -211,7 +227,7 @@ def test_what_is_kept_goes_into_a_file_and_back_and_answers_by_hand_stay(stack: 
     for wrong, said in damaged.items():
         file.write_text(wrong)
         refused = stack.run_cli("cache", "import", str(file))
-        assert refused.returncode == 1 and said in refused.stdout
+        assert refused.returncode == 1 and said in " ".join(refused.stdout.split())
 
 
 def test_an_entry_is_pinned(stack: Stack) -> None:
@@ -315,25 +331,16 @@ def test_a_redis_that_was_emptied_or_is_full_answers_nothing_wrong(stack: Stack,
     assert outcome(stack.ask(asked, cache=None, **WORD)) in ("exact", "miss")
 
 
-@contextmanager
-def served_by(stack: Stack, rules: str, before: str = "mode: certified") -> Iterator[None]:
-    """The cache by these rules of routing.yaml, in place of those before."""
-    path = ROOT / "configs" / "routing.yaml"
-    text = path.read_text()
-    assert before in text
-    try:
-        path.write_text(text.replace(before, rules))
-        assert stack.run_cli("deploy").returncode == 0
-        yield
-    finally:
-        path.write_text(text)
-        assert stack.run_cli("deploy").returncode == 0
+def rules(changed: str, before: str = "mode: certified") -> str:
+    """The cache by these rules, in place of those before."""
+    assert before in RULES
+    return RULES.replace(before, changed)
 
 
 def test_what_was_served_is_checked_and_a_false_hit_does_not_return(stack: Stack) -> None:
     """With a cache that serves whatever is near, and checks all of it."""
     capital = {"model": MIDDLE, "max_tokens": 60}
-    with served_by(stack, "mode: fixed\n  distance: 0.5\n  guards: false\n  checked: 1.0"):
+    with stack.served_by(rules("mode: fixed\n  distance: 0.5\n  guards: false\n  checked: 1.0")):
         # (Another name in each run, since vetoes are remembered.)
         begin = f"I am {uuid.uuid4().hex[:8]}. Which city is the capital of"
         italy, spain = (f"{begin} {country}? Name it only." for country in ("Italy", "Spain"))
@@ -353,7 +360,7 @@ def test_a_doubtful_question_is_verified_and_its_answer_judged(stack: Stack) -> 
     """By a cache that is sure of nothing, and a verifier that is believed whatever it says."""
     doubts = "mode: calibrated\n  likely: 1\n  doubtful: 0\n  strict_distance: 0"
     asks = f"verifier: {MIDDLE}\n  verified: 0\n  verify_ms: 800\n  judge: {MIDDLE}\n  checked: 1.0"
-    with served_by(stack, f"{doubts}\n  {asks}"):
+    with stack.served_by(rules(f"{doubts}\n  {asks}")):
         asked = question()
         keep(stack, asked, **WORD)
         # (A verifier that was late has said no; its answer to each wording is kept.)
@@ -372,7 +379,7 @@ def test_a_doubtful_question_is_verified_and_its_answer_judged(stack: Stack) -> 
 
 def test_what_is_stale_serves_while_it_is_asked_anew(stack: Stack) -> None:
     ages = ", ".join(f"{task}: 600" for task in ("chat", "reasoning", "extraction", "choice"))
-    with served_by(stack, f"ttl_seconds: 1\n  stale: {{{ages}}}", "ttl_seconds: 3600"):
+    with stack.served_by(rules(f"ttl_seconds: 1\n  stale: {{{ages}}}", "ttl_seconds: 3600")):
         asked = question()
         keep(stack, asked, **WORD)
         time.sleep(2)

@@ -26,6 +26,7 @@ from deployments.llamacpp.generation import (
 )
 from deployments.llamacpp.sampling import SamplingOptions
 from deployments.llamacpp.weights import Weights, WeightsError
+from tests.deployments.adapters.made import gguf_adapter
 from tests.integration.conftest import LARGE, MIDDLE, SMALL
 
 GREEDY = SamplingOptions(temperature=0)
@@ -367,11 +368,12 @@ async def test_a_thinking_budget_closes_the_thought(small: LlamaCppChat) -> None
 async def test_an_adapter_changes_the_answer_and_leaves_others_alone(
     weights: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    path = random_adapter(weights(SMALL), tmp_path / "adapter.gguf")
-    options = ChatOptions("adapted", EngineOptions(context=512, kv_tokens=1024), GREEDY, adapters={"noise": path})
+    path = gguf_adapter(tmp_path / "adapter.gguf")
+    options = ChatOptions("adapted", EngineOptions(context=512, kv_tokens=1024), GREEDY)
     chat = LlamaCppChat(weights(SMALL), options)
     tokens = prompt(chat, "Name three colours.")
     try:
+        await chat.engine.do(lambda context: context.load_adapter("noise", path))
 
         async def first_token(adapter: str | None) -> dict[int, float]:
             """The 20 likeliest first tokens, with their log probabilities."""
@@ -392,28 +394,6 @@ def distance(a: dict[int, float], b: dict[int, float]) -> float:
     """Mean difference of two tokens' log probabilities; a token outside the likeliest counts as just below."""
     floor = min(*a.values(), *b.values())
     return float(np.mean([abs(a.get(token, floor) - b.get(token, floor)) for token in {*a, *b}]))
-
-
-def random_adapter(base: Path, path: Path) -> Path:
-    """A LoRA of random numbers on every query projection, written with the gguf package."""
-    import gguf
-
-    reader = gguf.GGUFReader(str(base))
-    writer = gguf.GGUFWriter(str(path), "llama")
-    writer.add_type("adapter")
-    writer.add_string("adapter.type", "lora")
-    writer.add_float32("adapter.lora.alpha", 16.0)
-    rng = np.random.default_rng(0)
-    for tensor in reader.tensors:
-        if tensor.name.endswith("attn_q.weight"):
-            n_in, n_out = int(tensor.shape[0]), int(tensor.shape[1])
-            writer.add_tensor(f"{tensor.name}.lora_a", rng.normal(0, 0.12, (8, n_in)).astype(np.float32))
-            writer.add_tensor(f"{tensor.name}.lora_b", rng.normal(0, 0.12, (n_out, 8)).astype(np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
 
 
 def test_weights_that_are_missing_or_broken_say_so(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from tests.integration.hostile.frames import goes_on_after_its_end, socket_cases
 from tests.integration.hostile.heads import header_cases, path_cases, raw_cases
 from tests.integration.hostile.leavers import leaving_cases
 from tests.integration.wire import ANSWER_SECONDS, QUIET_SECONDS, UPGRADE, EndedSilently, Wire, wire
+from tests.untraced import untraced
 
 CONNECTIONS = 24
 FILES_SLACK = 16
@@ -47,7 +48,8 @@ def drawn(strategy: st.SearchStrategy[Case], count: int) -> list[Case]:
     def draw(case: Case) -> None:
         cases[case] = None
 
-    draw()
+    with untraced():
+        draw()
     return list(cases)
 
 

@@ -17,7 +17,7 @@ import pytest
 from configs.home import Home
 from deployments.ledger.days import day_of
 from deployments.ledger.deployment import Drain
-from deployments.ledger.journal import REFUSED, Journal
+from deployments.ledger.journal import Journal
 from deployments.ledger.store import MIGRATIONS, LedgerStore, Refused
 from tests.integration.conftest import SMALL, Stack, wait_for
 
@@ -63,8 +63,8 @@ async def store(stack: Stack) -> AsyncIterator[LedgerStore]:
     await found.close()
 
 
-def journals(folder: Path) -> list[Path]:
-    return list(folder.glob("*.journal"))
+def files(folder: Path, pattern: str) -> list[Path]:
+    return list(folder.glob(pattern))
 
 
 async def test_a_row_that_comes_twice_is_there_once(store: LedgerStore) -> None:
@@ -110,13 +110,14 @@ async def test_a_row_that_is_refused_holds_up_no_other_and_is_kept_apart(
     drain = Drain(tmp_path, store)
     assert await drain.once() == len(good)
     assert drain.refused == len(bad)
-    kept = [json.loads(line) for line in (tmp_path / REFUSED).read_text().splitlines()]
+    (refused,) = files(tmp_path, "refused-*.jsonl")
+    kept = [json.loads(line) for line in refused.read_text().splitlines()]
     assert [one["row"] for one in kept] == bad and all(one["why"] for one in kept)
     assert "a row was refused (NotNullViolationError)" in caplog.text
-    assert "c4n4ry-w0rd" in (tmp_path / REFUSED).read_text()
+    assert "c4n4ry-w0rd" in refused.read_text()
     assert "c4n4ry-w0rd" not in caplog.text + (home.logs / "postgres.log").read_text()
-    assert (tmp_path / REFUSED).stat().st_mode & 0o777 == 0o600
-    assert journals(tmp_path) == [], "all was read"
+    assert refused.stat().st_mode & 0o777 == 0o600
+    assert files(tmp_path, "*.journal") == [], "all was read"
     with pytest.raises(Refused):
         await store.insert([row(), bad[0]])
 

@@ -55,6 +55,8 @@ def test_nothing_that_the_document_allows_or_forbids_breaks_the_server(
                 # Else what is asked next is refused, as it was wished.
                 assert stack.post("/drain", {"on": False}).json()["draining"] is False
             assert response.status_code < 500, (case.path, case.body, response.text)
+            told = case.operation.definition.raw["responses"]
+            assert str(response.status_code) in told, (case.method, case.path, response.text)
             if response.status_code >= 400:
                 assert set(response.json()["error"]) == {"message", "type", "code", "param"}
             else:

@@ -42,6 +42,11 @@ RUN_ELSEWHERE = {
     "groupqwen cache import answers.jsonl": "the same",
     "groupqwen cache pin ID": "the same",
     "groupqwen cache calibrate pairs.csv": "the same, with our traps",
+    "bash scripts/finetune_demo.sh": "minutes; test_finetune_loop runs its steps by their commands, less training",
+    "groupqwen data import export.zip": "test_finetune_loop",
+    "groupqwen data curate export --name mine --auto": "the same",
+    "groupqwen train start mine --base qwen3-4b --name mine --follow": "the same, with a smaller base",
+    "groupqwen adapters promote mine": "the same",
     "groupqwen chat": "a conversation: run below with a question on standard input",
 }
 

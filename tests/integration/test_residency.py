@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import threading
@@ -16,7 +17,7 @@ import pytest
 from configs.catalog import load_catalog
 from configs.profile import load_profile
 from tests.configs.grafana.exported import ours
-from tests.integration.conftest import LARGE, MIDDLE, ONE_OF_THREE, SMALL, Stack, wait_for
+from tests.integration.conftest import LARGE, MIDDLE, ONE_OF_THREE, QWENS_NO_END, SMALL, Stack, wait_for
 from tests.integration.exposition import scraped
 
 VARIANTS = (SMALL, MIDDLE, LARGE)
@@ -89,7 +90,7 @@ def test_three_hundred_requests_complete_within_the_budget(small_budget: Stack) 
 
 def test_what_the_dashboards_show_of_it_is_there(small_budget: Stack) -> None:
     wanted = {name: labels for name, labels in ours().items() if name.startswith("ray_groupqwen_residency_")}
-    assert len(wanted) == 5
+    assert len(wanted) == 6
     wait_for(lambda: wanted.keys() <= scraped(small_budget).keys(), 20, lambda: f"{scraped(small_budget).keys()}")
     there = scraped(small_budget)
     assert {name for name, labels in wanted.items() if not labels <= there[name]} == set()
@@ -119,7 +120,7 @@ def test_who_waits_too_long_is_answered_by_the_best_that_is_awake(small_budget: 
     endless = {
         "model": LARGE,
         "messages": [{"role": "user", "content": "Tell me a long story."}],
-        "logit_bias": {"151643": -100, "151645": -100},
+        "logit_bias": QWENS_NO_END,
         "max_tokens": 1900,
         "stream": True,
     }
@@ -130,11 +131,15 @@ def test_who_waits_too_long_is_answered_by_the_best_that_is_awake(small_budget: 
         lines = story.iter_lines()
         next(lines)
         # It can only come when the story has ended: what is being answered is never put out.
-        started = time.monotonic()
-        answer = small_budget.ask("Hi", model=MIDDLE, max_tokens=2)
-        waited = time.monotonic() - started
-        assert state(small_budget, LARGE) == "draining"
-        assert next(line for line in lines if line.startswith("data: "))
+        with ThreadPoolExecutor(1) as other:
+            started = time.monotonic()
+            asked = other.submit(small_budget.ask, "Hi", model=MIDDLE, max_tokens=2)
+            # (Who does not read for six seconds is cut off here.)
+            meanwhile = itertools.takewhile(lambda _: not asked.done(), lines)
+            heard = sum(line.startswith("data: ") for line in meanwhile)
+            waited = time.monotonic() - started
+            answer = asked.result()
+        assert state(small_budget, LARGE) == "draining", f"after {waited:.1f} s and {heard} tokens"
     about = answer.json()["metadata"]
     assert about["variant"] == SMALL
     assert f"{MIDDLE} was not ready in time" in about["route"]["reason"]
@@ -147,8 +152,14 @@ def test_it_survives_the_death_of_residency_and_of_a_variant(small_budget: Stack
     assert small_budget.ask("Hi", model=LARGE, max_tokens=2).json()["metadata"]["variant"] == LARGE
     assert small_budget.post(f"/models/{SMALL}/pin", {"pinned": True}).status_code == 200
     small_budget.replica("Residency").kill()
-    answer = small_budget.ask("Hi", model=MIDDLE, max_tokens=2)
-    assert answer.json()["metadata"]["variant"] == MIDDLE, answer.text
+
+    def middle_answers() -> bool:
+        answer = small_budget.ask("Hi", model=MIDDLE, max_tokens=2)
+        assert answer.status_code == 200, answer.text
+        return bool(answer.json()["metadata"]["variant"] == MIDDLE)
+
+    # (Until Residency is back, which takes a busy machine longer than a wake may, another one answers.)
+    wait_for(middle_answers, 90, "nobody brings variants in any more")
     too_much = small_budget.post(f"/models/{LARGE}/pin", {"pinned": True})
     assert too_much.status_code == 409, "the other pin was forgotten"
     assert small_budget.post(f"/models/{SMALL}/pin", {"pinned": False}).status_code == 200

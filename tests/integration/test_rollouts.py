@@ -15,7 +15,7 @@ import yaml
 from configs.catalog import MODELS
 from configs.profile import PROFILES
 from configs.routing import LEVELS
-from tests.integration.conftest import LARGE, MIDDLE, PORT_OFFSET, ROOT, SMALL, Stack, wait_for
+from tests.integration.conftest import LARGE, MIDDLE, PORT_OFFSET, RULES, SMALL, Stack, wait_for
 
 REQUESTS_PER_SECOND = 20
 CHANGED = ("Gateway", "Router", SMALL)
@@ -110,14 +110,8 @@ def test_a_model_that_fails_its_warm_up_leaves_the_old_one_serving(stack: Stack,
 def test_rules_change_without_a_restart(stack: Stack) -> None:
     """routing.yaml is no part of a replica: `deploy` brings it to those that run."""
     before = {process.pid for process in stack.processes("ServeReplica")}
-    rules = ROOT / "configs" / "routing.yaml"
-    text = rules.read_text()
-    try:
-        rules.write_text(text.replace("aliases:", "aliases:\n  my-own-name: " + SMALL, 1))
-        assert stack.run_cli("deploy").returncode == 0
+    with stack.served_by(RULES.replace("aliases:", "aliases:\n  my-own-name: " + SMALL, 1)):
         answer = stack.ask("Hi", model="my-own-name", max_tokens=2)
-    finally:
-        rules.write_text(text)
     assert answer.status_code == 200
     assert answer.json()["metadata"]["variant"] == SMALL
     # (One that the last rollout replaced may have gone meanwhile.)

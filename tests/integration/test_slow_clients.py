@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from deployments.timing import within
-from tests.integration.conftest import MIDDLE, ONE_OF_THREE, SMALL, Stack, wait_for
+from tests.integration.conftest import MIDDLE, NO_END, ONE_OF_THREE, SMALL, Stack, wait_for
 from tests.integration.hostile.frames import HANDSHAKE, frame
 from tests.integration.test_fuzz import FILES_SLACK
 
@@ -29,10 +29,10 @@ LONG = {
     "stream": True,
     "logprobs": True,
     "top_logprobs": 20,
-    "logit_bias": {"0": -100, "2": -100},
+    "logit_bias": NO_END,
     "max_tokens": 1500,
 }
-"""It takes longer than a WebSocket may be silent; its end-of-turn tokens are forbidden."""
+"""It takes longer than a WebSocket may be silent."""
 
 
 @pytest.fixture(scope="module")

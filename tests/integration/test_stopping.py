@@ -12,7 +12,8 @@ import httpx
 import pytest
 
 from groupqwen.stack.processes import marked
-from tests.integration.conftest import ONE_OF_THREE, SMALL, Stack, wait_for
+from tests.integration.conftest import NO_END, ONE_OF_THREE, SMALL, Stack, wait_for
+from tests.integration.training import LONG, about, begin, cancel, wait_for_step, written
 
 PROFILE = ("--profile", str(ONE_OF_THREE))
 
@@ -24,8 +25,17 @@ def light(stack: Stack) -> Stack:
     return stack
 
 
-def test_a_ray_that_dies_comes_back_with_the_application(light: Stack) -> None:
-    """Nobody calls `up`; and no HAProxy of before goes on taking requests for nobody."""
+@pytest.fixture(scope="module")
+def job(light: Stack) -> str:
+    """A fine-tuning job (a stand-in's) that runs all the time."""
+    begun = begin(light, **LONG)
+    wait_for_step(light, begun, 2)
+    return begun
+
+
+def test_a_ray_that_dies_comes_back_with_the_application(light: Stack, job: str) -> None:
+    """Nobody calls `up`; no HAProxy of before goes on taking requests for nobody; a job that trained goes on."""
+    reached = about(light, job)["progress"]["checkpoint"]
     before = light.processes("raylet/raylet")[0]
     before.send_signal(signal.SIGKILL)
     wait_for(lambda: light.health().get("status") != "ok", 30, "Ray's death was not noticed")
@@ -33,9 +43,10 @@ def test_a_ray_that_dies_comes_back_with_the_application(light: Stack) -> None:
     assert light.processes("raylet/raylet")[0].pid != before.pid
     wait_for(lambda: len(light.processes("bin/haproxy")) == 1, 20, "an HAProxy of before goes on")
     assert light.ask("Are you back?", model=SMALL, max_tokens=3).status_code == 200
+    wait_for_step(light, job, reached + 2)
 
 
-def test_up_recovers_after_everything_was_killed_and_loses_nothing(light: Stack) -> None:
+def test_up_recovers_after_everything_was_killed_and_loses_nothing(light: Stack, job: str) -> None:
     """And listens on a second address from now on, which is another one of loopback here."""
     asked = light.ask("Remember this question.", model=SMALL, max_tokens=3).headers["x-request-id"]
     supervisors = [p for p in light.processes("supervisord") if "groupqwen.cli" not in " ".join(p.cmdline())]
@@ -48,6 +59,12 @@ def test_up_recovers_after_everything_was_killed_and_loses_nothing(light: Stack)
     assert light.ask("Are you there?", model=SMALL, max_tokens=3).status_code == 200
     assert light.key == json.loads(light.settings.home.credentials.read_text())["api_key"]
     wait_for(lambda: asked in light.ledger_ids(), 15, "a row was lost")
+    reached = about(light, job)["progress"]["step"]
+    wait_for_step(light, job, reached + 2)
+    assert about(light, job)["attempt"] >= 3
+    cancel(light, job)
+    steps = [event.data["step"] for event in written(light, job) if event.kind == "progress"]
+    assert steps.count(1) == 1, "it went on from its checkpoints"
     elsewhere = light.url.replace("127.0.0.1", "127.0.0.2")
     assert httpx.get(f"{elsewhere}/models", headers=light.headers).status_code == 200
     assert httpx.get(f"{elsewhere}/models").status_code == 401
@@ -75,13 +92,14 @@ def test_what_is_under_way_may_end_before_all_is_stopped(light: Stack) -> None:
             messages=[{"role": "user", "content": "Tell me a very long story about the sea."}],
             stream=True,
             max_tokens=1500,
+            logit_bias=NO_END,
             extra_headers={"cache-control": "no-store"},
         )
         chunks = iter(stream)
         next(chunks)
         with ThreadPoolExecutor(1) as pool:
-            stopping = pool.submit(light.run_cli, "down", "--drain", "120")
-            wait_for(lambda: light.health().get("status") == "draining", 30, "it does not drain")
+            stopping = pool.submit(light.run_cli, "down", "--drain", "300")
+            wait_for(lambda: light.health().get("status") == "draining", 60, "it does not drain")
             refused = light.ask("Too late?", model=SMALL, max_tokens=2)
             assert (refused.status_code, refused.json()["error"]["code"]) == (503, "shutting_down")
             last = list(chunks)[-1]

@@ -20,16 +20,15 @@ import pytest
 import yaml
 
 from configs.catalog import MODELS
-from configs.routing import ROUTING
 from deployments.router.calibration import Calibrated, Calibration, Evidence, Head
 from deployments.router.confidence import SIGNALS
 from groupqwen.stack.deploy import http
-from tests.integration.conftest import MIDDLE, ROOT, SMALL, Stack, wait_for
+from tests.integration.conftest import MIDDLE, ROOT, RULES, SMALL, Stack, wait_for
 from tests.integration.exposition import scraped
 from tests.integration.proxy import Fault, FaultyProxy, running
 
 BEHIND = "behind-proxy"
-RULES = {
+LEARNS = {
     "fallback": {"first_token_seconds": 20, "stall_seconds": 3, "cool_down_seconds": 0},
     "escalation": {"target": {"accepted_wrong": 0.1}, "commit_tokens": 8},
 }
@@ -63,7 +62,7 @@ def proxy(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fa
         profile["code"] = profile["translation"] = MIDDLE
         (folder / "catalog.yaml").write_text(yaml.safe_dump(catalog))
         (folder / "remote.yaml").write_text(yaml.safe_dump(profile))
-        rules = {**yaml.safe_load(ROUTING.read_text()), **RULES}
+        rules = {**yaml.safe_load(RULES), **LEARNS}
         stack.settings.home.routing.write_text(yaml.safe_dump(rules))
         calibration().save(stack.settings.home.calibration)
         try:
@@ -72,7 +71,7 @@ def proxy(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fa
             assert done.returncode == 0, done.stdout + done.stderr
             yield faulty
         finally:
-            stack.settings.home.routing.unlink()
+            stack.settings.home.routing.write_text(RULES)
             stack.settings.home.calibration.unlink()
             done = stack.run_cli("deploy", "--profile", "cpu", "--catalog", str(MODELS))
             assert done.returncode == 0, done.stdout + done.stderr

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psutil
 import pytest
-from openai import BadRequestError, OpenAI
+from openai import BadRequestError, NotFoundError, OpenAI
 
 from configs.catalog import load_catalog
 from configs.planner import lay_out
 from configs.profile import load_profile
+from tests.deployments.adapters.made import TOKENS, peft_adapter, published
 from tests.deployments.vllm.test_options import start
-from tests.integration.conftest import MIXED, SMALL, Stack, wait_for
+from tests.integration.conftest import MIXED, NO_END, SMALL, Stack, wait_for
 from tests.serve_app.pictures import data_url, picture
 
 ON_VLLM = "smollm2-135m-bf16"
@@ -163,12 +165,44 @@ def test_many_at_once_and_one_that_leaves(awake: OpenAI, two_engines: Stack) -> 
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: ask(awake, ON_VLLM, max_tokens=12), range(8)))
     assert all("Paris" in answer.choices[0].message.content for answer in answers)
-    # Its end-of-turn tokens are forbidden, so that it is still at work when the client leaves.
-    stream = ask(awake, ON_VLLM, stream=True, max_tokens=900, logit_bias={"0": -100, "2": -100})
+    stream = ask(awake, ON_VLLM, stream=True, max_tokens=900, logit_bias=NO_END)
     next(iter(stream))
     stream.close()
     wait_for(lambda: two_engines.status(ON_VLLM)["cancelled"] > before, 20, "the cancellation was not noticed")
     wait_for(lambda: two_engines.status(ON_VLLM)["active"] == 0, 20, "vLLM went on for nobody")
+
+
+def test_an_adapter_answers_beside_its_base(awake: OpenAI, two_engines: Stack) -> None:
+    """Alone and in one batch with it; both were loaded once, and neither is restarted."""
+    adapters, name = two_engines.settings.home.adapters, "by-hand"
+    shutil.rmtree(adapters, ignore_errors=True)
+    peft_adapter(adapters / name / "peft")
+    model = published(adapters, name, ON_VLLM, {"peft": "peft"}).model
+    replica = two_engines.replica(ON_VLLM)
+
+    def said(model: str) -> str:
+        return str(ask(awake, model, max_tokens=TOKENS).choices[0].message.content)
+
+    try:
+        promoted = two_engines.post(f"/adapters/{name}/promote", {})
+        assert promoted.status_code == 200, promoted.text
+        alone = {one: said(one) for one in (ON_VLLM, model)}
+        assert alone[model] != alone[ON_VLLM]
+        assert "Paris" in alone[ON_VLLM]
+        models = [ON_VLLM, model] * 4
+        with ThreadPoolExecutor(8) as pool:
+            assert list(pool.map(said, models)) == [alone[one] for one in models]
+        streamed = list(ask(awake, model, max_tokens=TOKENS, stream=True))
+        assert {chunk.model for chunk in streamed} == {model}
+        assert [key.partition("@")[0] for key in two_engines.status(ON_VLLM)["adapters"]] == [model]
+        assert two_engines.post(f"/adapters/{name}/demote", {}).status_code == 200
+        with pytest.raises(NotFoundError, match="not promoted"):
+            said(model)
+        wait_for(lambda: not two_engines.status(ON_VLLM)["adapters"], 10, "vLLM has not forgotten it")
+        assert said(ON_VLLM) == alone[ON_VLLM]
+        assert two_engines.replica(ON_VLLM) == replica
+    finally:
+        shutil.rmtree(adapters)
 
 
 def test_the_plan_is_what_vllm_reports(awake: OpenAI, two_engines: Stack) -> None:

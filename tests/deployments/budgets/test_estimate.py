@@ -37,6 +37,7 @@ def test_the_dearest_that_may_answer_is_held_or_the_one_that_is_named() -> None:
     assert most_of(asked(), None, PROFILE, CATALOG).usd == pytest.approx(dearest)
     own = cost_of(SMALL, 100, 10, CATALOG)
     assert most_of(asked(model=SMALL, max_tokens=10), None, PROFILE, CATALOG).usd == pytest.approx(own)
+    assert most_of(asked(model=f"ft:{SMALL}:a", max_tokens=10), None, PROFILE, CATALOG).usd == pytest.approx(own)
     assert most_of(asked(max_tokens=10), (SMALL,), PROFILE, CATALOG).usd == pytest.approx(own)
     assert most_of(asked(max_tokens=10, n=3), None, PROFILE, CATALOG).tokens == 100 + 30
 

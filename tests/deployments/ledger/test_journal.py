@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ from deployments.ledger import journal
 from deployments.ledger.journal import (
     Batch,
     Journal,
+    forget_refused,
     pending_bytes,
     read_batch,
     read_offset,
+    refuse,
     remove_if_done,
     write_offset,
 )
@@ -304,3 +307,15 @@ print(waited)
     )
     assert 0 < int(done.stdout) < 20
     assert [row["n"] for row in drain(tmp_path)] == list(range(20))
+
+
+def test_what_was_refused_goes_with_its_day(tmp_path: Path) -> None:
+    today = datetime.now(UTC).date()
+    kept = refuse(tmp_path, {"query": "of today"}, "why")
+    assert refuse(tmp_path, {"query": "also"}, "why") == kept
+    assert len(kept.read_text().splitlines()) == 2
+    old = tmp_path / f"refused-{today - timedelta(days=8)}.jsonl"
+    old.write_text("{}\n")
+    assert forget_refused(tmp_path, today - timedelta(days=9)) == []
+    assert forget_refused(tmp_path, today - timedelta(days=7)) == [old.name]
+    assert list(tmp_path.iterdir()) == [kept]
