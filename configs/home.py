@@ -42,6 +42,16 @@ class Home:
         return self.root / "journal"
 
     @property
+    def training(self) -> Path:
+        """What fine-tuning reads and makes: `imports`, `datasets`, `files`, `jobs`."""
+        return self.root / "training"
+
+    @property
+    def adapters(self) -> Path:
+        """A folder for each adapter that was trained; see configs/adapters.py."""
+        return self.root / "adapters"
+
+    @property
     def keys(self) -> Path:
         """API keys, hashed."""
         return self.root / "keys.json"
@@ -76,6 +86,11 @@ class Home:
     def routing(self) -> Path:
         """The owner's own routing rules, in place of configs/routing.yaml."""
         return self.root / "routing.yaml"
+
+    @property
+    def gates(self) -> Path:
+        """The owner's own rules for adapters, in place of configs/gates.yaml."""
+        return self.root / "gates.yaml"
 
     @property
     def router(self) -> Path:

@@ -13,7 +13,7 @@ QueryText = Literal["text", "hash", "none"]
 
 
 class LedgerRules(Strict):
-    """Rows of the query log. (What people said of answers, and the audit log, stay.)"""
+    """Rows of the query log, and of rated answers. (What people said of answers, and the audit log, stay.)"""
 
     query_text: QueryText = Field(
         "text",
@@ -22,5 +22,13 @@ class LedgerRules(Strict):
     )
     retention_days: int | None = Field(
         365, ge=1, description="Days (UTC) after which a row is deleted; null: never."
+    )
+    examples: int = Field(
+        1000,
+        ge=0,
+        le=100_000,
+        description="The last answers that the Router remembers with their words, so that one that is rated can "
+        "be kept for training (16 million characters of them at most, and only of keys whose `query_text` is "
+        "text); 0: none.",
     )
     electricity_usd_per_kwh: float = Field(0.3, ge=0, description="What a kilowatt-hour costs, US dollars.")

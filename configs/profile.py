@@ -9,6 +9,7 @@ from pydantic import Field, field_serializer, model_validator
 
 from configs.catalog import Catalog, load_catalog
 from configs.document import ROOT, ConfigError, Strict, read
+from configs.finetuning import FinetuningRules
 from configs.ledger import LedgerRules
 from configs.routing import DeviceClass, Level
 
@@ -108,6 +109,12 @@ class ServedVariant(Strict):
         "reads them from disk again when it wakes (2).",
     )
     gpu_layers: int = Field(0, description="llama.cpp: layers on the GPU; -1 is all.")
+    max_adapters: int = Field(
+        4,
+        ge=1,
+        le=64,
+        description="Adapters that stay loaded beside the model; beyond, the one unused for longest goes.",
+    )
     num_cpus: float = Field(0.1, ge=0, description="CPUs that Ray reserves; a share, since they idle.")
     replicas: int = Field(1, ge=1)
 
@@ -215,6 +222,7 @@ class Profile(Strict):
     machine: Machine = Field(default_factory=lambda: Machine.model_validate({}))
     limits: Limits = Field(default_factory=lambda: Limits.model_validate({}))
     ledger: LedgerRules = Field(default_factory=lambda: LedgerRules.model_validate({}))
+    finetuning: FinetuningRules = Field(default_factory=lambda: FinetuningRules.model_validate({}))
     ports: Ports = Field(default_factory=lambda: Ports.model_validate({}))
     needs_network: bool = Field(False, description="Its weights come from a model hub.")
 

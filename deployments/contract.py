@@ -212,6 +212,30 @@ class RawPromptRequest(ChatRequest):
     prompt: str | list[int]
 
 
+@dataclass(frozen=True)
+class Adapter:
+    """Weights that a variant is asked with beside its own. `digest`: which of that name."""
+
+    model: str
+    """The name by which it is asked: `ft:<base>:<name>`."""
+    digest: str
+    why: Literal["named", "rule", "share", "shadow"] = "named"
+    """What has it asked. `share`: of its base's conversations this is one that it answers; the request itself does
+    not say so."""
+    trial: bool = False
+    """Whether it may be asked though it is not promoted: to see that it can be."""
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return self.model.rpartition(":")[2]
+
+    @property
+    def key(self) -> str:
+        """Of these very weights: what they have computed or said is kept under it, and nothing else."""
+        return f"{self.model}@{self.digest}"
+
+
 OWN = ":own"
 """In a group's place: a key that shares no answers. (No group is called so.)"""
 
@@ -247,6 +271,12 @@ class RequestContext:
     for a variant, from when it is asked. None: no such wish."""
     thrift: bool = False
     """Whether a rule about its key's budget is in force: what thrift was given is for nobody else."""
+    adapters: tuple[Adapter, ...] = ()
+    """For the Router: those that answer this request instead of their bases. What they say is kept apart."""
+    drawn: bool = False
+    """Whether shares were drawn for it: it names no variant, and no rule an adapter."""
+    adapter: Adapter | None = None
+    """For a variant: what it is asked with; None: it is asked as it is."""
     received: float = field(default_factory=time.time)
     """Unix time, seconds."""
     trace: Traced | None = None
@@ -316,6 +346,7 @@ AUTO = "auto"
 
 AWAY = "node_away"
 NOT_READY = "variant_not_ready"
+ADAPTER_BROKEN = "adapter_unavailable"
 """Codes of answers that another variant may give instead."""
 
 TOO_LONG = "context_length_exceeded"
@@ -397,6 +428,16 @@ def not_ready(variant: str, reason: str) -> ChatError:
         code=NOT_READY,
         retry_after=10.0,
     )
+
+
+def adapter_broken(model: str, reason: str) -> ChatError:
+    """A 503: these weights cannot be asked."""
+    return ChatError(f"The adapter {model!r} cannot be used: {reason}.", status=503, code=ADAPTER_BROKEN)
+
+
+def no_such_model(message: str) -> ChatError:
+    """OpenAI's 404 for a model's name that nothing answers to."""
+    return ChatError(message, status=404, kind="not_found_error", code="model_not_found", param="model")
 
 
 class Variant(Protocol):

@@ -76,6 +76,8 @@ class Budgets:
         """Of each key: request id → what it holds."""
         self._behind: dict[str, deque[str]] = {}
         """Keys of which Redis does not know everything, with the requests that it has not heard the end of."""
+        self._alone: dict[str, set[str]] = {}
+        """Of each key: requests under way that this process has let in without Redis."""
         self._limits: dict[str, KeyLimits] = {}
         self._alerted: dict[tuple[str, Period], tuple[str, float]] = {}
         self._away_until, self._reckoned = 0.0, time.monotonic()
@@ -152,20 +154,32 @@ class Budgets:
             self._behind.setdefault(key_id, deque(maxlen=MOST_BEHIND))
 
     async def _reserve(self, key_id: str, request_id: str, limits: KeyLimits, most: Amount) -> Standing:
-        self._limits[key_id] = limits
+        # (What only paces a key says nothing of its budgets.)
+        if limits.budgets or key_id not in self._limits:
+            self._limits[key_id] = limits
         now, own = self._clock(), self._book(key_id)
         try:
             await self._catch_up(key_id, limits, now)
             standing = await self._ask(key_id, request_id, limits, most, now)
         except AWAY:
-            self._behind.setdefault(key_id, deque(maxlen=MOST_BEHIND))
+            behind = self._behind.setdefault(key_id, deque(maxlen=MOST_BEHIND))
             if own.standing(limits, now).unknown and (known := await self._from_ledger(key_id, now)):
                 own.known(known, now)
             standing = own.reserve(request_id, most, limits, now)
+            if standing.refused is None:
+                self._alone.setdefault(key_id, set()).add(request_id)
+            else:
+                # (Redis may have given it a place, and said so too late.)
+                behind.append(request_id)
         else:
             own.known(standing.spent, now, settled=True)
             if standing.refused is None:
-                own.reserve(request_id, most, limits, now, forced=True)
+                # While this answer was under way, others may have been let in without Redis.
+                there_are_others = bool(self._alone.get(key_id))
+                mine = own.reserve(request_id, most, limits, now, forced=not there_are_others)
+                if mine.refused is not None:
+                    standing = mine
+                    self._behind.setdefault(key_id, deque(maxlen=MOST_BEHIND)).append(request_id)
         if standing.refused is None:
             self._under_way.setdefault(key_id, {})[request_id] = most
         return standing
@@ -202,6 +216,10 @@ class Budgets:
         under_way.pop(request_id, None)
         if not under_way:
             self._under_way.pop(key_id, None)
+        alone = self._alone.get(key_id, set())
+        alone.discard(request_id)
+        if not alone:
+            self._alone.pop(key_id, None)
         own.settle(request_id, took, limits, now)
         try:
             await self._reached(self._shared.settle(key_id, request_id, took, limits, now))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from configs.adapters import base_of
 from configs.catalog import Catalog
 from configs.profile import Profile
 from deployments.budgets.limits import Amount
@@ -34,9 +35,11 @@ def prompt_tokens(request: ChatRequest) -> int:
 def most_of(request: ChatRequest, allowed: Collection[str] | None, profile: Profile, catalog: Catalog) -> Amount:
     """What a request may take at most: by the one variant that it names, else by the dearest of those that may
     answer (`allowed`; None: all)."""
-    names = [name for name in profile.variants if allowed is None or name in allowed]
-    if request.model in profile.variants:
-        names = [request.model]
+    bases = None if allowed is None else {base_of(name) for name in allowed}
+    names = [name for name in profile.variants if bases is None or name in bases]
+    named = base_of(request.model or "")
+    if named in profile.variants:
+        names = [named]
     longest = max((profile.variants[name].context for name in names), default=0)
     read = min(prompt_tokens(request), longest)
     limit = USUAL_MOST if request.token_limit is None else request.token_limit

@@ -87,6 +87,8 @@ class Lookup:
     outcome: CacheOutcome
     answer: CachedAnswer | None = None
     distance: float | None = None
+    same: str | None = None
+    """What all requests that are exactly this one have in common, whether or not the cache could be asked."""
     exact_key: str | None = None
     fingerprint: str | None = None
     query: str | None = None

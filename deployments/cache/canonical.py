@@ -78,6 +78,8 @@ def cache_keys(request: ChatRequest, context: RequestContext, rules: CacheRules)
         # (Nor what a variant has said that this key may not ask.)
         "variants": None if context.variants is None else sorted(context.variants),
         **({"thrift": True} if context.thrift else {}),
+        # (Nor what an adapter has said, or its base, where the other one answers.)
+        **({"adapters": [one.key for one in context.adapters]} if context.adapters else {}),
     }
     exact = _digest({**surroundings, **fields})
     query = text_of(request.messages[-1].get("content"))

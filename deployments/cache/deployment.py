@@ -124,7 +124,7 @@ class SemanticCache:
 
     async def find_similar(self, missed: Lookup) -> Lookup:
         """Has a similar question been answered? Takes an exact lookup's miss that asks for this. Never raises;
-        Redis never takes longer than its budget, nor a verifier than its own."""
+        waits for Redis no longer than the budget, nor for a verifier than its own (`within`)."""
         query = missed.query
         assert missed.fingerprint is not None and query is not None
         embedding = self._embed_query(query)

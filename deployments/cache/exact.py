@@ -28,7 +28,8 @@ class ExactCache:
         self._patience = Patience()
 
     async def look_up(self, request: ChatRequest, context: RequestContext, rules: CacheRules) -> Lookup:
-        """Has exactly this been answered? Never raises, never takes longer than its budget."""
+        """Has exactly this been answered? Never raises; waits for Redis no longer than the
+        budget (`within`)."""
         keys = cache_keys(request, context, rules)
         if keys is None:
             return Lookup("bypass")
@@ -36,12 +37,13 @@ class ExactCache:
         found = await self._patience.ask(partial(self._store.get, entry), rules.budget_ms)
         if found is None:
             # Without its epoch an answer cannot be kept.
-            return Lookup("miss", query=keys.query)
+            return Lookup("miss", same=entry, query=keys.query)
         answer, epoch = found
         if answer is not None and context.cache == "use":
             return Lookup("exact", answer, 0.0, exact_key=entry, scope=keys.scope)
         return Lookup(
             "miss",
+            same=entry,
             exact_key=entry,
             fingerprint=None if keys.fingerprint is None else self._store.named(keys.fingerprint),
             query=keys.query,

@@ -17,7 +17,7 @@ from deployments.contract import or_gone
 from deployments.last_error import LastError
 from deployments.ledger.days import Retention
 from deployments.ledger.journal import (
-    REFUSED,
+    forget_refused,
     pending_bytes,
     read_batch,
     read_offset,
@@ -25,7 +25,7 @@ from deployments.ledger.journal import (
     remove_if_done,
     write_offset,
 )
-from deployments.ledger.reports import By, acts, request, spent, usage
+from deployments.ledger.reports import By, acts, arms, request, shadowed, spent, usage
 from deployments.ledger.store import LedgerStore, Refused
 from deployments.logs import said_of, trace_of
 from deployments.metrics import Gauge
@@ -80,8 +80,8 @@ class Drain:
             if len(rows) == 1:
                 # (PostgreSQL quotes the row, which holds a question.)
                 reason = type(error.__cause__ or error).__name__
-                logger.error("a row was refused (%s) and is kept in %s", reason, REFUSED)
-                refuse(self._folder / REFUSED, rows[0], str(error))
+                kept = refuse(self._folder, rows[0], str(error))
+                logger.error("a row was refused (%s) and is kept in %s", reason, kept.name)
                 self.refused += 1
                 return 0
         middle = len(rows) // 2
@@ -135,7 +135,10 @@ class Ledger:
 
     async def _forget(self) -> None:
         first = self._retention.first_kept()
-        if first is not None and (gone := await self._store.forget_before(first)):
+        if first is None:
+            return
+        # (The files need no PostgreSQL.)
+        if gone := [*forget_refused(self._folder, first), *await self._store.forget_before(first)]:
             logger.warning("the query log's days before %s are deleted, as the profile wants: %s", first, gone)
 
     async def health(self) -> dict[str, Any]:
@@ -168,6 +171,20 @@ class Ledger:
         """All that is known of one request. Raises `ChatError` where PostgreSQL is away."""
         with or_gone("ledger", AWAY):
             return await request(self._store.pool, request_id, key_id)
+
+    async def examples(self, after: str, count: int) -> list[dict[str, Any]]:
+        """Answers that were rated, by request id, from behind this one on. Raises `ChatError` where PostgreSQL is
+        away."""
+        with or_gone("ledger", AWAY):
+            return await self._store.examples(after, count)
+
+    async def compared(self, model: str, base: str, since: float) -> dict[str, Any]:
+        """How an adapter has done beside its base since then (Unix seconds): `arms`, `shadow`. Raises `ChatError`
+        where PostgreSQL is away."""
+        begin = datetime.fromtimestamp(since, UTC)
+        with or_gone("ledger", AWAY):
+            found = await arms(self._store.pool, model, base, begin)
+            return {"arms": found, "shadow": await shadowed(self._store.pool, model, begin)}
 
     async def acts(self, count: int) -> list[dict[str, Any]]:
         """The last acts of administration. Raises `ChatError` where PostgreSQL is away."""

@@ -20,16 +20,17 @@ from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
+
+from pydantic_core import to_json
 
 logger = logging.getLogger("ray.serve")
 
 ROTATE_BYTES = 8 << 20
 MOST_WAITING = 20_000
 """Rows that wait in memory for a disk that is full."""
-REFUSED = "refused.jsonl"
-"""Beside the journals: rows that PostgreSQL will never take."""
 
 
 class Journal:
@@ -136,10 +137,28 @@ def write_offset(path: Path, offset: int) -> None:
     staged.replace(_offset_file(path))
 
 
-def refuse(path: Path, row: Mapping[str, Any], why: str) -> None:
-    """Keep a row apart that PostgreSQL will never take, with the reason."""
+def refuse(folder: Path, row: Mapping[str, Any], why: str) -> Path:
+    """Keep a row apart that PostgreSQL will never take, with the reason: in the day's file (UTC) beside the
+    journals. Returns that."""
+    path = folder / f"refused-{datetime.now(UTC).date()}.jsonl"
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "w") as file:
         file.write(json.dumps({"why": why, "row": row}) + "\n")
+    return path
+
+
+def forget_refused(folder: Path, first: date) -> list[str]:
+    """Delete what was refused before this day. Returns the files' names."""
+    old = [path for path in sorted(folder.glob("refused-*.jsonl")) if _day_refused(path) < first]
+    for path in old:
+        path.unlink(missing_ok=True)
+    return [path.name for path in old]
+
+
+def _day_refused(path: Path) -> date:
+    try:
+        return date.fromisoformat(path.stem.removeprefix("refused-"))
+    except ValueError:
+        return date.max  # (A person's own.)
 
 
 def remove_if_done(path: Path, offset: int) -> bool:
@@ -170,10 +189,12 @@ def _offset_file(path: Path) -> Path:
 
 
 def _encode(row: Mapping[str, Any]) -> bytes:
-    text = json.dumps(row, ensure_ascii=True, separators=(",", ":"))
-    if "\\u0000" in text or "\\ud" in text:
-        text = json.dumps(_storable(row), ensure_ascii=True, separators=(",", ":"))
-    body = text.encode()
+    try:
+        body = to_json(row)
+    except ValueError:  # (A lone surrogate.)
+        body = to_json(_storable(row))
+    if b"\\u0000" in body:
+        body = to_json(_storable(row))
     return b"%08x %s\n" % (zlib.crc32(body), body)
 
 

@@ -28,6 +28,17 @@ COLUMNS = {
         "cost_usd",
     ),
     "audit": ("id", "at", "key_id", "act", "status"),
+    "examples": (
+        "id",
+        "at",
+        "request_id",
+        "key_id",
+        "variant",
+        "rating",
+        "messages",
+        "answer",
+        "correction",
+    ),
 }
 """By table."""
 

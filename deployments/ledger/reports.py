@@ -48,6 +48,26 @@ select q.*, coalesce((
 from queries q where q.request_id = $1 and ($2::text is null or q.key_id = $2)
 """
 
+# (Of several opinions on one answer the last counts. What came from the cache is the answer of its arm all the
+# same: nothing is shared between the two.)
+ARMS = """
+with said as (
+    select distinct on (f.request_id) f.request_id, f.key_id, f.rating from feedback f
+    where f.at >= $3 order by f.request_id, f.at desc
+)
+select q.trace ->> 'arm' as arm,
+    count(*) as requests,
+    count(*) filter (where q.status >= 400 and q.status <> 499) as failed,
+    count(*) filter (where s.rating = 'up') as up,
+    count(*) filter (where s.rating in ('down', 'regenerate')) as down
+from queries q left join said s on s.request_id = q.request_id and s.key_id = q.key_id
+where q.at >= $3 and not {own}
+    and (q.variant = $1 and q.trace ->> 'arm' = 'adapter' or q.variant = $2 and q.trace ->> 'arm' = 'base')
+group by 1
+"""
+
+SHADOWED = "select count(*) as answers, avg(agreement) as agreement from shadows where other = $1 and at >= $2"
+
 
 async def usage(
     pool: asyncpg.Pool[asyncpg.Record], by: By, since: datetime, until: datetime, key_id: str | None
@@ -82,3 +102,16 @@ async def acts(pool: asyncpg.Pool[asyncpg.Record], count: int) -> list[dict[str,
     """The last acts of administration, the newest first."""
     found = await pool.fetch("select at, key_id, act, status from audit order by at desc limit $1", count)
     return [{**dict(record), "at": record["at"].timestamp()} for record in found]
+
+
+async def arms(
+    pool: asyncpg.Pool[asyncpg.Record], model: str, base: str, since: datetime
+) -> dict[str, dict[str, int]]:
+    """What was asked of an adapter and of its base in its stead, and said of it, since then: by arm."""
+    found = await pool.fetch(ARMS.format(own=_OWN.replace("request_id", "q.request_id")), model, base, since)
+    return {record["arm"]: {name: number for name, number in record.items() if name != "arm"} for record in found}
+
+
+async def shadowed(pool: asyncpg.Pool[asyncpg.Record], model: str, since: datetime) -> dict[str, Any]:
+    """How often an adapter was asked unheard since then, and how far it agreed with its base: 0 to 1."""
+    return next(dict(record) for record in await pool.fetch(SHADOWED, model, since))

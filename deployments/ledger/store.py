@@ -51,18 +51,21 @@ TABLES: dict[str, tuple[str, ...]] = {QUERIES: COLUMNS, **OPINIONS}
 UNIQUE = dict.fromkeys(OPINIONS, "id") | {QUERIES: "request_id, at"}
 """What a row is known by. (PostgreSQL wants a partition's day in it; a row that is sent twice has one moment.)"""
 
+DOCUMENTS = frozenset({"trace", "messages"})
+"""Columns of JSON."""
+
 LABELLED = """
 with said as (
     select f.request_id, f.at, q.variant, (case f.rating when 'up' then 1.0 else 0.0 end) as correct
     from feedback f join queries q on q.request_id = f.request_id and q.key_id = f.key_id
     union all
-    select request_id, at, variant, agreement from shadows
+    select request_id, at, variant, agreement from shadows where other not like 'ft:%'
 )
 select q.query, said.variant, q.trace ->> 'task' as task, said.correct,
     (select (c ->> 'correct')::float from jsonb_array_elements(q.trace -> 'candidates') c
      where c ->> 'variant' = said.variant limit 1) as expected
 from said join queries q on q.request_id = said.request_id
-where said.variant is not null and q.query <> '' and q.query not like $1 || '%'
+where said.variant is not null and said.variant not like 'ft:%' and q.query <> '' and q.query not like $1 || '%'
 order by said.at
 """
 
@@ -71,6 +74,11 @@ select query from queries
 where key_id = $1 and status = 200 and cache <> 'bypass' and query <> '' and char_length(query) < $3
     and query not like $4 || '%'
 group by query order by count(*) desc, max(at) desc limit $2
+"""
+
+EXAMPLES = """
+select distinct on (request_id) request_id, at, key_id, variant, rating, messages, answer, correction
+from examples where request_id > $1 order by request_id, at desc, id limit $2
 """
 
 NEVER_TAKEN = (
@@ -85,6 +93,10 @@ NEVER_TAKEN = (
 
 
 MIGRATION_SECONDS = 3600.0
+
+SETTINGS = {"temp_buffers": "800kB"}
+"""Of each connection. A batch's rows are staged in a temporary table, in pages not used before, and PostgreSQL
+keeps up to this much of them (8 MiB, unset)."""
 
 
 class Refused(Exception):
@@ -106,11 +118,13 @@ class LedgerStore:
     async def connect(self) -> None:
         """Open the pool and bring the tables up to date."""
         if self._pool is None:
-            pool = await asyncpg.create_pool(self._url, min_size=1, max_size=2, timeout=5, command_timeout=30)
+            pool = await asyncpg.create_pool(
+                self._url, min_size=1, max_size=2, timeout=5, command_timeout=30, server_settings=SETTINGS
+            )
             assert pool is not None
             try:
                 async with pool.acquire() as connection:
-                    await _migrate(connection)
+                    await migrate(connection)
             except BaseException:
                 pool.terminate()
                 raise
@@ -156,9 +170,11 @@ class LedgerStore:
             self._days |= new
 
     async def forget_before(self, first: date) -> list[str]:
-        """Drop the query log's days before this one; their partitions' names."""
+        """Drop the query log's days before this one, and their examples; the days' partitions' names."""
         self._days = {day for day in self._days if day >= first}
         async with self.pool.acquire() as connection:
+            begin = datetime(first.year, first.month, first.day, tzinfo=UTC)
+            await connection.execute("delete from examples where at < $1", begin)
             return await drop_before(connection, first)
 
     @property
@@ -183,6 +199,11 @@ class LedgerStore:
             record["query"] for record in await self.pool.fetch(MOST_ASKED, key_id, count, QUERY_CHARS, HASHED)
         ]
 
+    async def examples(self, after: str, count: int) -> list[dict[str, Any]]:
+        """Answers that were rated, by request id, from behind this one on; what was said of each last."""
+        found = [dict(record) for record in await self.pool.fetch(EXAMPLES, after, count)]
+        return [{**row, "at": row["at"].timestamp(), "messages": json.loads(row["messages"])} for row in found]
+
     async def close(self) -> None:
         if self._pool is not None:
             await self._pool.close()
@@ -203,12 +224,12 @@ async def _copy(connection: Any, table: str, columns: Sequence[str], values: lis
 def _values(row: dict[str, Any], columns: Sequence[str]) -> tuple[Any, ...]:
     at = datetime.fromtimestamp(row["at"], UTC)
     return tuple(
-        at if column == "at" else json.dumps(row[column]) if column == "trace" else row.get(column)
+        at if column == "at" else json.dumps(row[column]) if column in DOCUMENTS else row.get(column)
         for column in columns
     )
 
 
-async def _migrate(connection: Any) -> None:
+async def migrate(connection: Any) -> None:
     """Apply the SQL files that have not been applied, in order, one migrator at a time."""
     async with connection.transaction():
         await connection.execute("select pg_advisory_xact_lock($1)", _LOCK)
