@@ -17,6 +17,7 @@ from deployments.budgets.limits import KeyLimits
 from deployments.contract import ChatError
 from serve_app.admission import Admission
 from serve_app.keys import ApiKey, KeyRing, change_key, create_key, revoke_key
+from tests.waiting import until
 
 NOWHERE = "redis://127.0.0.1:1"
 STREAMS = 2
@@ -45,6 +46,9 @@ class Asks:
                 assert refused.status in (429, 503) and refused.retry_after
                 return refused.code
         return None
+
+    async def answered(self, *, stream: bool = False) -> bool:
+        return await self.code(stream=stream) is None
 
 
 Run = Callable[[KeyLimits, Callable[[Asks], Coroutine[Any, Any, None]]], None]
@@ -80,8 +84,7 @@ def test_an_open_stream_is_under_way(run: Run) -> None:
         async with AsyncExitStack() as held:
             assert await asks.code(held, stream=True) is None
             assert await asks.code() == await asks.code(stream=True) == "concurrency_limit_exceeded"
-        await asyncio.sleep(0.1)
-        assert await asks.code() is None, "who has left holds nothing"
+        await until(lambda: asks.answered())  # Who has left holds nothing.
 
     run(KeyLimits(concurrent=1), beside)
 
@@ -92,8 +95,7 @@ def test_streams_are_counted_also_of_a_key_without_limits(run: Run) -> None:
             told = [await asks.code(held, stream=True) for _ in range(STREAMS + 1)]
             assert told == [*[None] * STREAMS, "too_many_streams"]
             assert await asks.code() is None, "what is no stream goes on"
-        await asyncio.sleep(0.1)
-        assert await asks.code(stream=True) is None
+        await until(lambda: asks.answered(stream=True))
 
     run(KeyLimits(), many)
 

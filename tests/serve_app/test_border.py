@@ -15,6 +15,7 @@ from serve_app import border
 from serve_app.border import Border, Rules
 from serve_app.devices import Devices
 from serve_app.keys import KeyRing, create_key
+from tests.waiting import until
 
 LIMIT = 100
 NODES = [{"Alive": True, "NodeManagerAddress": "100.64.0.9", "Resources": {"groupqwen_macbook": 1.0}}]
@@ -130,11 +131,12 @@ async def test_every_request_has_an_id_of_its_own_that_the_client_does_not_choos
 
 
 async def test_a_machine_of_the_group_is_known_by_the_address_that_haproxy_gives(secret: str) -> None:
-    for _ in range(2):
+    async def known() -> bool:
         inner = Inner()
         await ask(inner, b"", authorization=f"Bearer {secret}", x_groupqwen_client="100.64.0.9")
-        await asyncio.sleep(0.1)
-    assert inner.state["device"] == "macbook"
+        return inner.state["device"] == "macbook"
+
+    await until(known)
 
 
 async def test_a_declared_size_beyond_the_limit_is_refused_unread(secret: str) -> None:

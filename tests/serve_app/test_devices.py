@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from starlette.requests import Request
@@ -8,6 +7,7 @@ from starlette.requests import Request
 from serve_app.context import request_context
 from serve_app.devices import Devices, addresses
 from serve_app.keys import ApiKey
+from tests.waiting import until
 
 
 def node(address: str, *resources: str, alive: bool = True) -> dict[str, Any]:
@@ -35,10 +35,9 @@ async def test_nobody_waits_for_ray_and_it_is_asked_now_and_then() -> None:
 
     devices = Devices(["macbook"], nodes)
     assert devices.at("100.64.0.9") is None
-    await asyncio.sleep(0.1)
-    assert devices.at("100.64.0.9") == "macbook"
+    await until(lambda: devices.at("100.64.0.9") == "macbook")
     assert devices.at("100.64.0.8") is None
-    await asyncio.sleep(0.05)
+    assert devices._asking is None
     assert len(asked) == 1
 
 
@@ -51,11 +50,11 @@ async def test_what_was_known_holds_while_ray_cannot_be_asked() -> None:
         return list(answers.pop())
 
     devices = Devices(["macbook"], nodes)
-    devices.at("100.64.0.9")
-    await asyncio.sleep(0.1)
+    await until(lambda: devices.at("100.64.0.9"))
     devices._asked = float("-inf")
     devices.at("100.64.0.9")
-    await asyncio.sleep(0.1)
+    assert devices._asking is not None, "it is asked anew"
+    await until(lambda: devices._asking is None)
     assert devices.at("100.64.0.9") == "macbook"
 
 

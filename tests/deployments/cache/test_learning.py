@@ -11,6 +11,7 @@ from deployments.cache.experience import Event, Experience, check, join
 from deployments.cache.learning import Learning
 from deployments.cache.likeness import FEATURES
 from deployments.cache.patience import Patience
+from tests.waiting import until
 
 
 class Log:
@@ -19,9 +20,11 @@ class Log:
     def __init__(self) -> None:
         self.kept: list[tuple[str, str, Event]] = []
         self.away = False
+        self.refused = 0
 
     async def note(self, events: list[Event], by: str) -> None:
         if self.away:
+            self.refused += 1
             raise RedisGone
         self.kept += [(f"{len(self.kept) + place:09d}", by, event) for place, event in enumerate(events, 1)]
 
@@ -50,12 +53,12 @@ async def test_what_one_learns_the_other_hears_once_and_the_next_start_too() -> 
     one.learning.learn(join("a", "b"))
     assert one.experience.group("a") == "b", "at once"
     assert other.experience.group("a") == "a"
-    await asyncio.sleep(0.05)
+    await until(lambda: len(log.kept) == 1)
     await other.learning.hear()
     assert other.experience.group("a") == "b"
     await one.learning.hear()
     other.learning.learn(join("c", "d"))
-    await asyncio.sleep(0.05)
+    await until(lambda: len(log.kept) == 2)
     await one.learning.hear()
     assert one.experience.group("c") == "d"
     later = Replica(log)
@@ -80,11 +83,11 @@ async def test_while_redis_is_away_it_learns_and_hears_the_rest_when_it_is_back(
     one = Replica(log)
     await one.learning.hear()
     one.learning.learn(join("a", "b"))
-    await asyncio.sleep(0.05)
+    await until(lambda: log.refused)
     assert one.experience.group("a") == "b"
     log.away = False
     one.learning.learn(join("c", "d"))
-    await asyncio.sleep(0.05)
+    await until(lambda: len(log.kept) == 3)
     assert one.experience.group("x") == "y"
     assert [event for _, _, event in log.kept[1:]] == [join("a", "b"), join("c", "d")], "nothing was lost"
 
@@ -95,7 +98,7 @@ async def test_what_could_not_be_written_is_written_by_itself_later() -> None:
     await one.learning.hear()
     log.away = True
     one.learning.learn(join("a", "b"))
-    await asyncio.sleep(0.05)
+    await until(lambda: log.refused)
     log.away = False
     await one.learning.keep_up()
     assert [event for _, _, event in log.kept] == [join("a", "b")]

@@ -7,6 +7,7 @@ import pytest
 
 from deployments.residency import gate as gates
 from deployments.residency.gate import Gate, NotReady
+from tests.waiting import until
 
 
 def nobody() -> None:
@@ -36,9 +37,8 @@ async def test_waiters_go_in_together_when_it_opens() -> None:
             pass
 
     tasks = [asyncio.create_task(one()) for _ in range(3)]
-    await asyncio.sleep(2 * gates.GRACE_SECONDS)
-    assert gate.waiting == 3
-    assert len(asked) == 3
+    await until(lambda: len(asked) == 3)
+    await until(lambda: gate.waiting == 3)
     gate.open()
     await asyncio.gather(*tasks)
     assert (gate.waiting, gate.passed) == (0, 3)
@@ -73,7 +73,7 @@ async def test_who_leaves_at_once_has_asked_for_nothing() -> None:
             raise AssertionError
 
     waiter = asyncio.create_task(waits())
-    await asyncio.sleep(gates.GRACE_SECONDS / 4)
+    await until(lambda: gate.waiting)
     waiter.cancel()
     await asyncio.gather(waiter, return_exceptions=True)
     await asyncio.sleep(2 * gates.GRACE_SECONDS)
@@ -83,7 +83,7 @@ async def test_who_leaves_at_once_has_asked_for_nothing() -> None:
 async def test_a_failed_load_is_told_to_all_who_wait() -> None:
     gate, leave = Gate(), asyncio.Event()
     tasks = [asyncio.create_task(inside(gate, leave)) for _ in range(2)]
-    await asyncio.sleep(0.01)
+    await until(lambda: gate.waiting == 2)
     gate.fail("no memory")
     assert [str(end) for end in await asyncio.gather(*tasks, return_exceptions=True)] == 2 * ["no memory"]
 
@@ -105,13 +105,12 @@ async def test_draining_lets_nobody_in_and_waits_for_the_last_one_out() -> None:
     gate, leave = Gate(), asyncio.Event()
     gate.open()
     first = asyncio.create_task(inside(gate, leave))
-    await asyncio.sleep(0.01)
+    await until(lambda: gate.inside)
     draining = asyncio.create_task(gate.drain())
-    await asyncio.sleep(0.01)
+    await until(lambda: not gate.is_open)
     late = asyncio.create_task(inside(gate, leave))
-    await asyncio.sleep(0.01)
+    await until(lambda: gate.waiting == 1)
     assert not draining.done()
-    assert gate.waiting == 1
     leave.set()
     await draining
     assert await first == "answered"
@@ -123,7 +122,7 @@ async def test_draining_lets_nobody_in_and_waits_for_the_last_one_out() -> None:
 async def test_who_leaves_while_waiting_is_forgotten() -> None:
     gate, leave = Gate(), asyncio.Event()
     waiter = asyncio.create_task(inside(gate, leave))
-    await asyncio.sleep(0.01)
+    await until(lambda: gate.waiting)
     waiter.cancel()
     await asyncio.gather(waiter, return_exceptions=True)
     assert gate.waiting == 0

@@ -14,6 +14,7 @@ from deployments.chunks import ChunkBuilder, token_usage
 from deployments.contract import ChatError, ChatRequest, RequestContext, engine_gone
 from deployments.residency import gate as gates
 from deployments.residency.resident import Resident, WarmUpFailed
+from tests.waiting import until
 
 HI = ChatRequest(messages=[{"role": "user", "content": "Hi"}])
 
@@ -100,7 +101,7 @@ async def test_a_load_is_one_load_however_many_ask_and_goes_on_without_them() ->
     engine = Engine()
     engine.may_go_on.clear()
     asking = [asyncio.create_task(engine.load()) for _ in range(2)]
-    await asyncio.sleep(0.01)
+    await until(lambda: engine.history)
     assert await state(engine) == "loading"
     asking[0].cancel()
     await asyncio.gather(asking[0], return_exceptions=True)
@@ -116,9 +117,10 @@ async def test_who_waits_too_long_or_for_one_that_fails_is_told(monkeypatch: pyt
     with pytest.raises(ChatError) as late:
         await answer(engine)
     assert (late.value.status, late.value.code) == (503, "variant_not_ready")
-    assert engine.asked >= 1
+    asked = engine.asked
+    assert asked >= 1
     waiting = asyncio.create_task(answer(engine))
-    await asyncio.sleep(0.02)
+    await until(lambda: engine.asked == asked + 1)
     await engine.fail("no room")
     with pytest.raises(ChatError, match="no room"):
         await waiting
@@ -127,7 +129,7 @@ async def test_who_waits_too_long_or_for_one_that_fails_is_told(monkeypatch: pyt
 async def test_too_many_waiters_are_refused() -> None:
     engine = Engine(parallel=1, max_queue=0)
     waiting = asyncio.create_task(answer(engine))
-    await asyncio.sleep(0.01)
+    await until(lambda: engine.asked)
     with pytest.raises(ChatError) as refused:
         await answer(engine)
     assert refused.value.status == 429

@@ -7,6 +7,7 @@ import pytest
 
 from deployments.chunks import ChunkBuilder
 from deployments.router.asked import Asked, Chunks
+from tests.waiting import until
 
 
 class Variant:
@@ -48,7 +49,7 @@ async def test_the_answer_is_the_same_whenever_it_began(early: bool) -> None:
     if early:
         asked.begin()
         asked.begin()
-        await asyncio.sleep(0.01)
+        await until(lambda: variant.asked)
     assert variant.asked == early
     variant.accepts.set()
     assert await said(asked) == ["0", "1"]
@@ -60,9 +61,9 @@ async def test_one_that_has_begun_in_vain_is_stopped() -> None:
     variant = Variant()
     asked = Asked(variant.answer())
     asked.begin()
-    await asyncio.sleep(0.01)
+    await until(lambda: variant.asked)
     await asked.aclose()
-    assert variant.asked and variant.stopped
+    assert variant.stopped
 
 
 async def test_one_that_says_nothing_ends_and_one_that_fails_fails() -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from deployments.router import nodes
 from deployments.router.nodes import NodeGone, Nodes
+from tests.waiting import until
 
 
 class Machine:
@@ -28,12 +29,6 @@ class Machine:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nodes, "PERIOD_SECONDS", 0.01)
     monkeypatch.setattr(nodes, "ANSWER_SECONDS", 0.05)
-
-
-async def until(condition: object) -> None:
-    async with asyncio.timeout(5):
-        while not condition():  # type: ignore[operator]  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
 
 
 @pytest.mark.usefixtures("quick")
