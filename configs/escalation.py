@@ -67,6 +67,13 @@ class EscalationRules(Strict):
         False, description="Where the whole answer is asked for: also ask the variant whether its answer is right."
     )
     most_steps: int = Field(2, ge=1, le=5, description="Times that one question may move to a larger variant.")
+    unjudged_quality: float = Field(
+        0.3,
+        ge=0,
+        le=1,
+        description="A variant of a lower quality (the catalog's prior) answers only who asks for it, or where "
+        "nobody else can, until its confidence is calibrated or outcomes of it were learned.",
+    )
 
 
 class FallbackRules(Strict):

@@ -106,7 +106,7 @@ class Rules:
             for name, _ in choices
         }
         if wish.kind != "variant":
-            objections = self._with_doubts(objections, rule)
+            objections = self._with_doubts(objections, rule, found, wish)
         for name, reason in choices:
             objection = objections[name]
             if objection is None:
@@ -179,21 +179,36 @@ class Rules:
     def _too_large(self, name: str, rule: Rule) -> bool:
         return self.spec(name).parameters_b > (rule.at_most_billions or math.inf)
 
-    def _with_doubts(self, objections: dict[str, str | None], rule: Rule | None) -> dict[str, str | None]:
-        """With what speaks against a variant only while another can answer: it has just failed, nothing that it
-        says would be accepted, or it is larger than the owner's rule wants."""
+    def _with_doubts(
+        self, objections: dict[str, str | None], rule: Rule | None, found: Classification, wish: Wish
+    ) -> dict[str, str | None]:
+        """With what speaks against a variant only while another can answer."""
         doubts = {
-            name: "has failed a moment ago"
-            if name in self.situation.rests
-            else "none of its answers would keep the target"
-            if self.judges.accepts_nothing(name)
-            else f"rule: {rule.name}"
-            if rule is not None and self._too_large(name, rule)
-            else None
+            name: self._doubt(name, rule, found, wish)
             for name, objection in objections.items()
             if objection is None
         }
         return objections | doubts if None in doubts.values() else objections
+
+    def _doubt(self, name: str, rule: Rule | None, found: Classification, wish: Wish) -> str | None:
+        """It has just failed, nothing that it says would be accepted, it is larger than the owner's rule wants, or
+        nobody could tell where it is wrong, which it often is."""
+        if name in self.situation.rests:
+            return "has failed a moment ago"
+        if self.judges.accepts_nothing(name):
+            return "none of its answers would keep the target"
+        if rule is not None and self._too_large(name, rule):
+            return f"rule: {rule.name}"
+        named = rule is not None and (
+            rule.prefer_level or rule.at_most_billions or name in (rule.force, rule.prefer)
+        )
+        trained = any(one.base == name for one in self.situation.adapters.values())
+        known = name in found.correct or self.judges.threshold(name) is not None
+        if wish.kind == "level" or named or trained or known:
+            return None
+        if self.spec(name).quality.prior < self.routing.escalation.unjudged_quality:
+            return "often wrong, and nobody can tell when yet"
+        return None
 
     def _rule(self, request: ChatRequest, context: RequestContext, found: Classification) -> Rule | None:
         """The first whose condition holds."""
@@ -293,7 +308,7 @@ class Rules:
         at = LEVELS.index(level)
         yield profile.levels[level], why
         for other in (*LEVELS[at + 1 :], *reversed(LEVELS[:at])):
-            yield profile.levels[other], f"{why}; the variant for it cannot take this request"
+            yield profile.levels[other], f"{why}; {profile.levels[level]} is passed over"
 
     def _objection(
         self,

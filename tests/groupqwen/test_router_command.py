@@ -130,7 +130,10 @@ def test_what_a_question_is_about_is_learned_from_labels_and_rules_may_use_it(ho
         update={"rules": (Rule(name="lawyers", when=Condition(domain=("law",)), prefer="qwen2.5-coder-1.5b"),)}
     )
     deciding = Rules(load_profile("cpu"), load_catalog(), rules)
-    for text, reason in (("Is the contract 99 void under clause 3?", "rule: lawyers"), ("hi", "trivial query")):
+    for text, reason in (
+        ("Is the contract 99 void under clause 3?", "rule: lawyers"),
+        ("hi", "trivial query; smollm2-135m is passed over"),
+    ):
         request = ChatRequest(messages=[{"role": "user", "content": text}])
         decision = deciding.decide(request, RequestContext("r", "k"), layers.read(request))
         assert decision.reason == reason

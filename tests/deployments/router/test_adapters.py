@@ -13,7 +13,7 @@ from configs.adapters import Promotion
 from configs.catalog import load_catalog
 from configs.escalation import Cause
 from configs.profile import load_profile
-from configs.routing import CacheRules, Rule, load_routing
+from configs.routing import CacheRules, Rule
 from deployments.adapters.registry import Registry
 from deployments.cache.canonical import cache_keys
 from deployments.chunks import ChunkBuilder
@@ -26,8 +26,9 @@ from deployments.router.decision import RouteDecision
 from deployments.router.plans import Asking
 from deployments.router.rules import Rules, Situation
 from tests.deployments.adapters.made import published
+from tests.deployments.router.trusting import ROUTING
 
-CATALOG, ROUTING = load_catalog(), load_routing()
+CATALOG = load_catalog()
 PROFILE = load_profile("cpu", CATALOG)
 SMALL, MIDDLE, LARGE = "smollm2-135m", "qwen2.5-coder-0.5b", "qwen2.5-coder-1.5b"
 MODEL, SECOND = f"ft:{SMALL}:a", f"ft:{SMALL}:b"

@@ -9,14 +9,15 @@ from hypothesis import strategies as st
 
 from configs.catalog import load_catalog
 from configs.profile import load_profile
-from configs.routing import LEVELS, load_routing
+from configs.routing import LEVELS
 from deployments.classifier.rules import classify
 from deployments.contract import ChatError, ChatRequest, RequestContext
 from deployments.router.decision import RouteDecision
 from deployments.router.rules import Rules, Situation
 from deployments.router.wishes import resolve_model
+from tests.deployments.router.trusting import ROUTING
 
-CATALOG, ROUTING = load_catalog(), load_routing()
+CATALOG = load_catalog()
 PROFILE = load_profile("cpu", CATALOG)
 RULES = Rules(PROFILE, CATALOG, ROUTING)
 SMALL, MIDDLE, LARGE = "smollm2-135m", "qwen2.5-coder-0.5b", "qwen2.5-coder-1.5b"

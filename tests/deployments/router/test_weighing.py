@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,21 +11,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from configs.adapters import Promotion
 from configs.catalog import load_catalog
 from configs.profile import load_profile
-from configs.routing import Exchange, Routing, load_routing
+from configs.routing import Exchange, Routing, Rule, load_routing
 from deployments.classifier.rules import classify
 from deployments.contract import ChatError, ChatRequest, RequestContext
 from deployments.router.calibration import Calibrated, Calibration, Evidence, Head
 from deployments.router.choice import Offer, blended, choose, frontier
 from deployments.router.confidence import SIGNALS
 from deployments.router.conversations import Conversations, Turn
-from deployments.router.decision import RouteDecision
+from deployments.router.decision import Candidate, RouteDecision
 from deployments.router.escalation import Judges
 from deployments.router.pace import Pace
 from deployments.router.rules import Rules, Situation
+from tests.deployments.adapters.made import published
+from tests.deployments.router.trusting import ROUTING
 
-CATALOG, ROUTING = load_catalog(), load_routing()
+CATALOG = load_catalog()
 PROFILE = load_profile("cpu", CATALOG)
 SMALL, MIDDLE, LARGE = "smollm2-135m", "qwen2.5-coder-0.5b", "qwen2.5-coder-1.5b"
 ALIKE = {SMALL: 0.9, MIDDLE: 0.9, LARGE: 0.9}
@@ -222,11 +226,10 @@ def test_conversations_are_known_by_how_they_begin_or_by_their_session() -> None
 # -- doubts ----------------------------------------------------------------------------------------------------
 
 
-def judges(scores: float) -> Judges:
-    """Of a small variant whose 200 labelled answers all had this score, and half of which were wrong."""
+def judges(scores: float, ok: tuple[float, float] = (1.0, 0.0)) -> Judges:
+    """Of a small variant whose 200 labelled answers all had this score, every other of which was wrong."""
     head = Head(None, 0.0, (0.0,) * (len(SIGNALS) + 1), ((0.0,), (0.5,)))
-    ok = np.array([1.0, 0.0] * 100)
-    evidence = Evidence(np.full((1, 200), scores), ok, np.ones(200))
+    evidence = Evidence(np.full((1, 200), scores), np.array(ok * 100), np.ones(200))
     return Judges(Calibration({SMALL: Calibrated((), (head,), evidence)}), ROUTING.escalation)
 
 
@@ -238,6 +241,29 @@ def test_who_could_not_keep_the_target_is_not_asked_first() -> None:
     assert decision.variant == MIDDLE
     assert decision.candidates[0].passed_over == "none of its answers would keep the target"
     assert decide("hi", judges=doubted, model=SMALL).variant == SMALL
+
+
+def test_who_is_often_wrong_is_not_asked_while_nothing_tells_when() -> None:
+    shipped = load_routing()
+    fresh = decide("What is the capital of France?", routing=shipped)
+    assert (fresh.variant, fresh.reason) == (MIDDLE, f"trivial query; {SMALL} is passed over")
+    assert fresh.candidates[0] == Candidate(SMALL, "often wrong, and nobody can tell when yet")
+    assert decide("hi", routing=shipped, last=Turn(SMALL, "chat")).variant == MIDDLE
+
+
+def test_who_is_often_wrong_is_asked_where_it_is_wanted_or_something_tells_when(tmp_path: Path) -> None:
+    shipped = load_routing()
+    assert decide("hi", routing=shipped, model=SMALL).variant == SMALL
+    assert decide("hi", routing=shipped, model="trivial").variant == SMALL
+    assert decide("hi", routing=shipped, correct={SMALL: 0.9, MIDDLE: 0.9, LARGE: 0.9}).variant == SMALL
+    assert decide("hi", routing=shipped, judges=judges(0.5, ok=(1.0, 1.0))).variant == SMALL
+    assert decide("hi", routing=shipped, situation=Situation(rests={MIDDLE, LARGE})).variant == SMALL
+    adapter = published(tmp_path, "a", SMALL, {}, promotion=Promotion(share=0.1))
+    trained = Situation(adapters={adapter.model: adapter})
+    assert decide("hi", routing=shipped, situation=trained).variant == SMALL, "its owner has taught it something"
+    for rule in ({"prefer": SMALL}, {"prefer_level": "trivial"}, {"at_most_billions": 0.2}):
+        ruled = shipped.model_copy(update={"rules": (Rule.model_validate({"name": "r", "when": {}, **rule}),)})
+        assert decide("hi", routing=ruled).variant == SMALL, rule
 
 
 def test_who_has_just_failed_rests_while_another_can_answer() -> None:
