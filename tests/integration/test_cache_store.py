@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import subprocess
+import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
 
@@ -24,6 +25,7 @@ from deployments.cache.store import CacheStore, as_bytes
 from deployments.router.decision import Given
 from groupqwen.stack import redis
 from tests.integration.conftest import Stack, wait_for
+from tests.waiting import until
 
 ANSWER = CachedAnswer("small", "Paris.", None, 5, 2, 0)
 DIMENSIONS = 8
@@ -151,12 +153,13 @@ async def test_of_a_hundred_thousand_pairs_of_askers_none_is_served_from_the_oth
 
 
 async def test_it_dies_at_its_time_however_often_it_is_read(replicas: Replicas) -> None:
-    await replicas.put("a", seconds=2)
+    await replicas.put("a", seconds=4)
+    began = time.monotonic()
     for _ in range(4):
         assert len(await replicas.other.nearest("f1", vector(0), 1)) == 1
         await replicas.other.used(entry("a"), ANSWER)
         await asyncio.sleep(0.3)
-    await asyncio.sleep(1.2)
+    await asyncio.sleep(began + 4.2 - time.monotonic())
     for store in (replicas.one, replicas.other):
         assert await store.nearest("f1", vector(0), 1) == []
         assert await store.answers([entry("a")]) == {}
@@ -273,23 +276,22 @@ async def test_beyond_its_size_what_is_worth_least_goes_first(replicas: Replicas
 
 async def test_the_books_say_what_is_there(replicas: Replicas) -> None:
     one = replicas.one
-    await replicas.put("a", seconds=1)
-    await replicas.put("a", seconds=1)
+    await replicas.put("a", seconds=3)
+    await replicas.put("a", seconds=3)
     once = await one.room()
     assert once.entries == 1
     await replicas.put("b")
     assert (await one.room()).size == 2 * once.size
-    await asyncio.sleep(1.2)
-    assert await replicas.other.count_out() == 1
+    await until(lambda: replicas.other.count_out())
     assert await one.room() == once
     assert await one.forget([entry("b")]) == 1
     assert (await one.room()).size == 0
 
 
 async def test_a_pinned_entry_stays(replicas: Replicas) -> None:
-    await replicas.put("a", seconds=1)
+    await replicas.put("a", seconds=3)
     assert await replicas.other.pin([entry("a"), entry("b")]) == 1
-    await asyncio.sleep(1.3)
+    await asyncio.sleep(3.3)
     assert (await replicas.one.get(entry("a")))[0] == ANSWER
     [shown] = await replicas.one.shown("ann")
     assert shown.expires_at is None
