@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("a busy machine", settings.default, deadline=None)
+settings.load_profile("a busy machine")
 
 
 @pytest.fixture(scope="session")

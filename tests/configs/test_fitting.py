@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from configs.catalog import Catalog, load_catalog
@@ -105,7 +105,6 @@ def test_a_file_that_there_is_not_is_refused_with_those_that_there_are() -> None
         profile.check_against(CATALOG)
 
 
-@settings(deadline=None)
 @given(
     memory=st.integers(500, 40_000),
     cores=st.integers(1, 256),

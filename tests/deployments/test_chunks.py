@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from openai.types.chat import ChatCompletionTokenLogprob
 from openai.types.chat.chat_completion_chunk import ChoiceDeltaToolCall, ChoiceDeltaToolCallFunction
@@ -10,7 +10,6 @@ from deployments.chunks import ChunkBuilder, fold, token_usage, tool_call_delta
 from tests.splits import cut, places
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.text(max_size=20), places), min_size=1, max_size=3), st.randoms())
 def test_interleaved_choices_fold_back_into_their_own_texts(
     answers: list[tuple[str, list[int]]], random: object

@@ -41,7 +41,6 @@ def drawn(strategy: st.SearchStrategy[Case], count: int) -> list[Case]:
         max_examples=count,
         derandomize=True,
         database=None,
-        deadline=None,
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )

@@ -42,7 +42,6 @@ def test_nothing_that_the_document_allows_or_forbids_breaks_the_server(
         @given(case=operation.as_strategy(generation_mode=mode))
         @settings(
             max_examples=15,
-            deadline=None,
             suppress_health_check=list(HealthCheck),
             database=None,
             derandomize=True,

@@ -5,7 +5,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 import psutil
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.addresses import is_public, networks_of
@@ -50,7 +50,6 @@ INSIDE = [
 ]
 
 
-@settings(deadline=None)
 @given(st.sampled_from(INSIDE), st.integers(0, 2**32 - 1))
 def test_an_inside_address_is_none_in_whatever_dress(network: object, number: int) -> None:
     inside = network[number % network.num_addresses]  # type: ignore[index, attr-defined]
@@ -63,7 +62,6 @@ def test_an_inside_address_is_none_in_whatever_dress(network: object, number: in
     assert is_public(dressed)
 
 
-@settings(deadline=None)
 @given(st.ip_addresses())
 def test_nothing_is_public_that_python_says_is_not(address: IPv4Address | IPv6Address) -> None:
     if is_public(address) and address not in ip_network("64:ff9b::/96"):

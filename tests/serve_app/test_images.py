@@ -3,7 +3,7 @@ from __future__ import annotations
 import resource
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from configs.profile import Limits
@@ -84,7 +84,6 @@ def test_a_large_webp_is_not_unpacked() -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000
 
 
-@settings(deadline=None)
 @given(st.sampled_from(["PNG", "JPEG", "WEBP", "GIF"]), st.data())
 def test_whatever_a_file_holds_it_is_an_image_or_refused(kind: str, data: st.DataObject) -> None:
     file = bytearray(picture(kind))

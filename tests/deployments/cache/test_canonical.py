@@ -150,7 +150,7 @@ contents = st.text(max_size=20) | st.lists(
 )
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(contents, contents, st.sampled_from(["k1", "k2"]), st.sampled_from(["k1", "k2"]))
 def test_exact_keys_are_equal_just_when_content_and_asker_are(a: Any, b: Any, asker: str, other: str) -> None:
     one = keys({"role": "user", "content": a}, context=RequestContext("1", key_id=asker))

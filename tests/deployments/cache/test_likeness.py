@@ -57,7 +57,7 @@ def test_it_learns_what_tells_them_apart() -> None:
         assert model.probability(rows[0])[0] == pytest.approx(gap / 0.3, abs=0.08)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.integers(0, 60), st.integers(0, 2**32 - 1))
 def test_a_fit_ends_in_finite_weights_whatever_the_labels_are(count: int, seed: int) -> None:
     draw = np.random.default_rng(seed)

@@ -36,7 +36,7 @@ def test_a_level_begins_at_its_threshold(complexity: float, level: str) -> None:
 texts = st.text("a b?1.\n-é first then prove design", max_size=80)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.lists(st.tuples(st.sampled_from(["system", "user", "assistant"]), texts), max_size=4))
 def test_complexity_is_the_weighted_sum_of_signals_from_0_to_1(turns: list[tuple[str, str]]) -> None:
     found = classify([{"role": role, "content": content} for role, content in turns], ROUTING)

@@ -77,7 +77,7 @@ def storable(value: Any) -> Any:
     return [storable(item) for item in value] if isinstance(value, list) else value
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(rows_of_anything, st.integers(1, 4))
 def test_every_row_comes_back_storable_in_order_and_in_batches(rows: list[dict[str, Any]], limit: int) -> None:
     with tempfile.TemporaryDirectory() as name:
@@ -131,7 +131,7 @@ def test_a_damaged_line_is_counted_and_skipped_and_those_around_it_are_read(tmp_
     assert batch.end == path.stat().st_size
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(st.integers(0, 200), st.integers(1, 255))
 def test_no_flipped_bit_gives_a_row_that_was_not_written(at: int, flip: int) -> None:
     rows = [{"id": "one", "n": 1}, {"id": "two", "n": 2}, {"id": "three", "n": 3}]

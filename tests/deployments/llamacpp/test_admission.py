@@ -104,4 +104,4 @@ class Queue(RuleBasedStateMachine):
 
 
 TestQueue = Queue.TestCase
-TestQueue.settings = settings(deadline=None, max_examples=60, stateful_step_count=30)
+TestQueue.settings = settings(max_examples=60, stateful_step_count=30)

@@ -28,7 +28,7 @@ def test_the_common_prefix_is_what_counting_gives(a: list[int], b: list[int]) ->
     assert common_prefix(tokens(*a), tokens(*b)) == n
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(prompts, st.sampled_from([None, "lora"]), slots)
 def test_a_placement_runs_in_an_idle_slot_and_reuses_the_most_that_there_is(
     ids: list[int], adapter: str | None, all_slots: list[Slot]

@@ -27,7 +27,7 @@ streams = st.lists(
 ).map("".join)
 
 
-@settings(deadline=None, max_examples=600)
+@settings(max_examples=600)
 @given(streams, places, st.booleans())
 @example("<think>\nfirst line</think>\n\nyes", [7], False)
 @example("\nfirst line</think>\n\nyes", [1], True)
@@ -65,7 +65,6 @@ def test_reasoning_streams_before_the_tag_closes() -> None:
     assert [part.text for part in parser.push("second")] == ["\nsecond"]
 
 
-@settings(deadline=None)
 @given(st.text(max_size=60).filter(lambda text: not text.lstrip().startswith("<think>")), places)
 def test_an_answer_without_a_thought_passes_to_the_letter(text: str, at: list[int]) -> None:
     assert parse(cut(text, at)) == ("", text)

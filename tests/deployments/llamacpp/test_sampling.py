@@ -11,7 +11,7 @@ from deployments.llamacpp.sampling import token_logprob
 logits = arrays(np.float32, st.integers(1, 60), elements=st.floats(-200, 200, width=32))
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(logits, st.integers(0, 1000), st.integers(0, 20))
 def test_logprobs_are_the_log_of_numpys_softmax(row: np.ndarray, token: int, n_top: int) -> None:
     token, n_top = token % len(row), min(n_top, len(row))

@@ -14,7 +14,7 @@ def assemble(pieces: list[bytes], stop: list[str]) -> tuple[str, bool]:
     return text + assembler.finish(), assembler.stopped
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.binary(max_size=60) | st.text(max_size=40).map(str.encode), places)
 @example("日本語🙂".encode(), [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12])
 @example("🙂".encode()[:3], [1, 2])
@@ -26,7 +26,7 @@ letters = st.text("ab\n<é🙂", max_size=30)
 stops = st.lists(st.text("ab\n<é🙂", min_size=1, max_size=4), min_size=1, max_size=3)
 
 
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 @given(letters, stops, places)
 def test_text_ends_before_the_earliest_stop_however_it_is_split(text: str, stop: list[str], at: list[int]) -> None:
     assume(not any(a != b and a in b for a in stop for b in stop))
@@ -35,7 +35,7 @@ def test_text_ends_before_the_earliest_stop_however_it_is_split(text: str, stop:
     assert assemble(cut(text.encode(), at), stop) == (expected, bool(met))
 
 
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 @given(letters, stops, places)
 @example("xabc", ["abc", "b"], [3])
 def test_stops_that_hold_one_another_end_the_text_at_one_place_for_every_split(

@@ -154,7 +154,7 @@ fragments = st.sampled_from(
 answers = st.lists(fragments, max_size=6).map("".join)
 
 
-@settings(deadline=None, max_examples=800)
+@settings(max_examples=800)
 @given(answers, places)
 @example(f"{HERMES}\nHello\n\nworld", [len(HERMES), len(HERMES) + 6, len(HERMES) + 8])
 @example(f"```python\nprint(1)\n```\nNow:\n{HERMES}", [12, 30])
@@ -164,7 +164,7 @@ def test_any_split_gives_the_same_calls_and_the_same_text(answer: str, at: list[
     assert parse(list(answer)) == whole
 
 
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 @given(answers | st.text(max_size=80), places)
 def test_nothing_is_lost_or_reordered_where_no_tool_is_declared_by_that_name(answer: str, at: list[int]) -> None:
     assert parse(cut(answer, at), {"another": {}}) == (answer, [])

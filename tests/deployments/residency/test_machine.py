@@ -403,6 +403,4 @@ class Node(RuleBasedStateMachine):
 
 
 TestNode = Node.TestCase
-TestNode.settings = settings(
-    max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
-)
+TestNode.settings = settings(max_examples=150, stateful_step_count=40, suppress_health_check=list(HealthCheck))

@@ -63,7 +63,7 @@ def test_a_perfect_score_accepts_all_that_is_right() -> None:
 
 
 @given(st.integers(0, 50), st.integers(1, 50), st.floats(0.5, 0.99))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_the_upper_bound_is_one_and_grows(events: int, more: int, confidence: float) -> None:
     count = events + more
     bound = upper_share(events, count, confidence)

@@ -115,7 +115,7 @@ def test_a_conversation_beyond_a_variants_context_goes_to_one_that_holds_it() ->
     assert "16384" in raised.value.message
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     st.text(max_size=60) | st.sampled_from([HARD, "def f(): return 1", "translate to french: é"]),
     st.sampled_from(["server", "macbook", "mobile"]),

@@ -110,7 +110,7 @@ offers = st.lists(
 
 
 @given(offers, st.floats(0, 2), st.floats(0, 1))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_the_choice_is_on_the_frontier_and_worth_most(
     found: list[Offer], per_cost: float, per_second: float
 ) -> None:

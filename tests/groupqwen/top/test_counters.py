@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from groupqwen.top.counters import Counters, Point, Series, Window, quantile, read_metrics
@@ -65,7 +65,6 @@ def test_what_is_cut_off_is_a_value_error(line: str) -> None:
         read_metrics(f"# TYPE ray_groupqwen_x_total counter\n{line}\n")
 
 
-@settings(deadline=None)
 @given(st.lists(st.lists(st.integers(0, 1000), min_size=1, max_size=5), max_size=5))
 def test_replicas_that_begin_anew_lose_nothing_and_count_nothing_twice(lives: list[list[int]]) -> None:
     """Each life of a replica counts up from zero, in the same series (restarted within one process's labels)."""
@@ -86,7 +85,6 @@ def test_replicas_that_begin_anew_lose_nothing_and_count_nothing_twice(lives: li
     assert told == sorted(told)
 
 
-@settings(deadline=None)
 @given(
     st.lists(
         st.dictionaries(st.sampled_from("abcde"), st.floats(0, 1e9, allow_nan=False), max_size=5),
@@ -123,7 +121,6 @@ bounds = st.lists(st.floats(0.001, 1000), min_size=1, max_size=8, unique=True)
 observed = st.lists(st.floats(0, 2000), min_size=1, max_size=60)
 
 
-@settings(deadline=None)
 @given(bounds, observed, st.floats(0, 1), st.floats(0, 1))
 def test_quantiles_lie_in_the_bucket_of_what_was_observed(
     ends: list[float], values: list[float], one: float, other: float

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
@@ -176,7 +176,6 @@ def test_a_frame_survives_json() -> None:
     assert TypeAdapter(Frame).validate_json(json.dumps(asdict(frame))) == frame
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.floats(0.1, 100), st.integers(0, 50), st.integers(0, 50), st.booleans()), max_size=12)
 )

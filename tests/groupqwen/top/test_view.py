@@ -4,7 +4,7 @@ import io
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
@@ -106,7 +106,6 @@ def test_what_moved_has_a_line_of_its_own_where_its_column_has_no_room() -> None
     assert not any(line.startswith("moved") for line in shown(Screen(FRAME), width=120))
 
 
-@settings(deadline=None)
 @given(st.integers(20, 200), st.integers(10, 60), st.integers(0, 40), st.booleans())
 def test_no_line_is_wider_than_the_terminal(width: int, height: int, count: int, keys: bool) -> None:
     many = tuple(replace(BUSY, name=f"variant-{n}") for n in range(count))
@@ -171,7 +170,6 @@ def test_sparklines() -> None:
     assert sparkline([]) == ""
 
 
-@settings(deadline=None)
 @given(st.floats(0, 1e6), st.floats(0, 1e6), st.one_of(st.none(), st.floats(-1, 1e6)), st.integers(1, 60))
 def test_a_bar_is_as_wide_as_it_must_be(filled: float, coming: float, budget: float | None, width: int) -> None:
     drawn = bar(filled, coming, budget, width)

@@ -131,7 +131,7 @@ def test_canaries_are_planted_and_the_rest_stays(tmp_path: Path, rules: Curation
     assert (made / "canaries.jsonl").stat().st_mode & 0o777 == 0o600
 
 
-@settings(max_examples=2, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=2, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 10**6), st.floats(0, 0.5))
 def test_any_input_gives_the_same_hash_twice(
     tmp_path: Path, rules: CurationRules, seed: int, share: float

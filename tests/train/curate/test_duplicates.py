@@ -37,7 +37,7 @@ def test_the_rated_one_stays_and_opposite_ones_both_do() -> None:
     assert sorted(later_of_same(chats, pairs, 1.0, keep_numbers=False)) == [0, 2]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10**6), st.sampled_from([0.5, 0.6, 0.8]))
 def test_near_pairs_are_all_that_are_near(seed: int, near: float) -> None:
     chats = chatter(8, seed)

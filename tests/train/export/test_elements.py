@@ -37,7 +37,7 @@ def conversations(count: int) -> list[dict[str, Any]]:
     ]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(VALUES, max_size=8), st.sampled_from([None, 1]), st.booleans(), st.integers(1, 40))
 def test_the_elements_are_those_of_the_whole(values: list[Any], indent: Any, ascii_only: bool, chunk: int) -> None:
     """Wherever the chunks of the file are cut."""

@@ -47,7 +47,7 @@ def said(conversation: Conversation) -> list[str]:
     return [name for turn in conversation.messages for name in turn.content.split("\n\n")]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(sound(), st.data())
 def test_the_way_is_from_the_root_to_the_reader_s_place(
     tree: tuple[dict[str, str | None], str], data: Any
@@ -77,7 +77,7 @@ def test_the_way_is_from_the_root_to_the_reader_s_place(
     assert told.left_out["messages", "on other branches: regenerated or edited"] == len(parents) - len(nodes)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(sound())
 def test_where_no_place_is_named_the_deepest_leaf_is_taken(tree: tuple[dict[str, str | None], str]) -> None:
     parents, _ = tree
@@ -90,7 +90,7 @@ def test_where_no_place_is_named_the_deepest_leaf_is_taken(tree: tuple[dict[str,
     assert newest.nodes[-1] == f"m{len(parents) - 1}"
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.dictionaries(NAMES, st.one_of(st.none(), NAMES, st.just("gone"))), st.one_of(SOMETIMES, NAMES))
 def test_any_graph_has_a_way_that_ends(parents: dict[str, str | None], current: object) -> None:
     found = way(parents, current, lambda node: None)
@@ -187,7 +187,7 @@ def nodes(draw: st.DrawFn) -> dict[str, Any]:
     )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(nodes(), st.one_of(NAMES, SOMETIMES), json_values(), TIMES)
 def test_no_tree_breaks_a_reader(tree: dict[str, Any], current: Any, about: Any, at: Any) -> None:
     """It is read, or it is said why not; what is read can be written and read again."""
@@ -209,7 +209,7 @@ def test_no_tree_breaks_a_reader(tree: dict[str, Any], current: Any, about: Any,
         assert all(a != b for a, b in pairwise(roles)), "turns alternate"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.dictionaries(st.sampled_from(FIELDS), json_values(), max_size=8))
 def test_no_object_breaks_any_reader_that_claims_it(value: dict[str, Any]) -> None:
     for form in FORMATS.values():

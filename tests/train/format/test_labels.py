@@ -85,7 +85,7 @@ def test_an_answer_has_the_tokens_that_the_model_would_make_after_its_prompt(tem
 text = st.text(st.characters(codec="utf-8", exclude_characters="<"), min_size=1, max_size=20)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(text, text), min_size=1, max_size=4), st.sampled_from([SMOLLM2, MARKED, "qwen2_5"]))
 def test_whatever_is_said_is_learned_whole(turns: list[tuple[str, str]], template: str) -> None:
     tokenizer = make_tokenizer(template if "{" in template else library(template))

@@ -96,7 +96,7 @@ PIECES = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(PIECES, PIECES)
 def test_twice_is_as_once(asked: list[str], answered: list[str]) -> None:
     once = replaced(" ".join(asked), " ".join(answered)).conversation
@@ -105,7 +105,7 @@ def test_twice_is_as_once(asked: list[str], answered: list[str]) -> None:
     assert not twice.counts
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.randoms(use_true_random=False), st.integers(2, 6))
 def test_different_ones_stay_different_and_the_same_the_same(r: object, times: int) -> None:
     for make in (_email, _phone, _card, _iban):
