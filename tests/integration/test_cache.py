@@ -359,7 +359,7 @@ def test_what_was_served_is_checked_and_a_false_hit_does_not_return(stack: Stack
 def test_a_doubtful_question_is_verified_and_its_answer_judged(stack: Stack) -> None:
     """By a cache that is sure of nothing, and a verifier that is believed whatever it says."""
     doubts = "mode: calibrated\n  likely: 1\n  doubtful: 0\n  strict_distance: 0"
-    asks = f"verifier: {MIDDLE}\n  verified: 0\n  verify_ms: 800\n  judge: {MIDDLE}\n  checked: 1.0"
+    asks = f"verifier: {SMALL}\n  verified: 0\n  verify_ms: 800\n  judge: {MIDDLE}\n  checked: 1.0"
     with stack.served_by(rules(f"{doubts}\n  {asks}")):
         asked = question()
         keep(stack, asked, **WORD)
