@@ -39,7 +39,7 @@ def keep(stack: Stack, asked: str, **fields: Any) -> httpx.Response:
     """Have it answered, until the answer is kept."""
     first = stack.ask(asked, cache="no-cache", **fields)
     assert first.json()["choices"][0]["finish_reason"] == "stop"
-    wait_for(lambda: outcome(stack.ask(asked, cache=None, **fields)) == "exact", 5, "it was not kept")
+    wait_for(lambda: outcome(stack.ask(asked, cache=None, **fields)) == "exact", 20, "it was not kept")
     return first
 
 
@@ -101,7 +101,7 @@ def test_who_asked_first_may_leave(stack: Stack) -> None:
         lines = first.iter_lines()
         next(lines)
         second = pool.submit(httpx.post, f"{stack.url}/chat/completions", json=body, headers=headers, timeout=60)
-        wait_for(lambda: stack.get("/cache/stats").json()["outcomes"]["coalesced"] > before, 10, "nobody joined")
+        wait_for(lambda: stack.get("/cache/stats").json()["outcomes"]["coalesced"] > before, 40, "nobody joined")
         first.close()
         whole = second.result()
     assert outcome(whole) == "coalesced"
@@ -118,8 +118,8 @@ def test_when_all_have_left_the_variant_is_free(stack: Stack) -> None:
     ):
         assert second.headers["x-groupqwen-cache"] == "coalesced"
         del first
-    wait_for(lambda: stack.status(SMALL)["cancelled"] > before, 10, "it went on for nobody")
-    wait_for(lambda: stack.status(SMALL)["active"] == 0, 10, "its slot was not freed")
+    wait_for(lambda: stack.status(SMALL)["cancelled"] > before, 40, "it went on for nobody")
+    wait_for(lambda: stack.status(SMALL)["active"] == 0, 40, "its slot was not freed")
 
 
 def test_what_someone_finds_bad_does_not_come_again(stack: Stack) -> None:
@@ -248,7 +248,7 @@ def test_what_was_asked_often_is_asked_beforehand(stack: Stack) -> None:
     asked = question()
     for _ in range(3):
         stack.post("/chat/completions", {"messages": [{"role": "user", "content": asked}], "max_tokens": 2})
-    wait_for(lambda: asked in most_asked(stack), 20, "the Ledger has no such question")
+    wait_for(lambda: asked in most_asked(stack), 60, "the Ledger has no such question")
     stack.run_cli("cache", "forget", asked, "--distance", "0.001", "--yes")
     first = most_asked(stack)[0]
     body = {"messages": [{"role": "user", "content": first}]}
@@ -288,7 +288,7 @@ def test_what_is_promised_is_seen_by_prometheus(stack: Stack) -> None:
         text = stack.get("/metrics").text
         return all(f"groupqwen_cache_{name}" in text for name in ("threshold", "wrong_per_request_bound", "bytes"))
 
-    wait_for(seen, 30, "the metrics say nothing of the cache")
+    wait_for(seen, 60, "the metrics say nothing of the cache")
 
 
 @pytest.fixture
@@ -305,12 +305,12 @@ def store(stack: Stack) -> Iterator[redis.Redis]:
 def test_a_slow_redis_costs_no_more_than_its_budget(stack: Stack, store: redis.Redis) -> None:
     asked = question()
     keep(stack, asked, **WORD)
-    store.client_pause(timeout=4000, all=True)
+    store.client_pause(timeout=15_000, all=True)
     began = time.monotonic()
     answers = [stack.ask(asked, cache=None, model=SMALL, max_tokens=4) for _ in range(5)]
-    assert time.monotonic() - began < 3.5, "nobody waited for Redis to come back"
+    assert time.monotonic() - began < 13, "nobody waited for Redis to come back"
     assert set(map(outcome, answers)) == {"miss"}
-    wait_for(lambda: outcome(stack.ask(asked, cache=None, **WORD)) == "exact", 15, "it did not come back")
+    wait_for(lambda: outcome(stack.ask(asked, cache=None, **WORD)) == "exact", 60, "it did not come back")
 
 
 def test_a_redis_that_was_emptied_or_is_full_answers_nothing_wrong(stack: Stack, store: redis.Redis) -> None:
@@ -318,10 +318,10 @@ def test_a_redis_that_was_emptied_or_is_full_answers_nothing_wrong(stack: Stack,
     keep(stack, asked, **WORD)
     store.flushall()
     assert outcome(stack.ask(asked, cache=None, **WORD)) == "miss"
-    wait_for(lambda: outcome(stack.ask(asked, cache=None, **WORD)) == "exact", 15, "it keeps nothing any more")
+    wait_for(lambda: outcome(stack.ask(asked, cache=None, **WORD)) == "exact", 60, "it keeps nothing any more")
     reworded = asked.replace(":", ",")
     wait_for(
-        lambda: outcome(stack.ask(reworded, cache=None, **WORD)) != "miss", 15, "the index was not made again"
+        lambda: outcome(stack.ask(reworded, cache=None, **WORD)) != "miss", 60, "the index was not made again"
     )
     store.config_set("maxmemory-policy", "noeviction")
     store.config_set("maxmemory", "1mb")
@@ -348,7 +348,7 @@ def test_what_was_served_is_checked_and_a_false_hit_does_not_return(stack: Stack
         false = stack.ask(spain, cache=None, **capital)
         assert outcome(false) == "semantic"
         assert "Rome" in false.json()["choices"][0]["message"]["content"]
-        wait_for(lambda: outcome(stack.ask(spain, cache=None, **capital)) == "exact", 20, "it was not checked")
+        wait_for(lambda: outcome(stack.ask(spain, cache=None, **capital)) == "exact", 60, "it was not checked")
         true = stack.ask(spain, cache=None, **capital)
         assert "Madrid" in true.json()["choices"][0]["message"]["content"]
         checks = stack.get("/cache/stats").json()["partitions"]["all"]["checks"]
@@ -372,7 +372,7 @@ def test_a_doubtful_question_is_verified_and_its_answer_judged(stack: Stack) -> 
         stats = stack.get("/cache/stats").json()
         [(kind, before)] = stats["verifier"].items()
         assert set(before) == {"labels", "wrong", "per_request"}
-        wait_for(lambda: outcome(stack.ask(verified, cache=None, **WORD)) == "exact", 30, "not checked")
+        wait_for(lambda: outcome(stack.ask(verified, cache=None, **WORD)) == "exact", 60, "not checked")
         assert stack.get("/cache/stats").json()["verifier"][kind]["labels"] > before["labels"]
         assert f"The verifier, {kind}:" in stack.run_cli("cache", "stats").stdout
 
@@ -391,7 +391,7 @@ def test_what_is_stale_serves_while_it_is_asked_anew(stack: Stack) -> None:
             return int(stack.ask(asked, cache=None, **WORD).headers.get("age", otherwise))
 
         before = age(2)
-        wait_for(lambda: age(before) < before, 30, "it was not asked for anew")
+        wait_for(lambda: age(before) < before, 60, "it was not asked for anew")
 
 
 def test_p_of_the_same_answer_is_learned_from_labelled_pairs(stack: Stack, tmp_path: Path) -> None:

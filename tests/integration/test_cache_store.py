@@ -92,7 +92,7 @@ def own_redis(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     modules = [part for module in binary.modules for part in ("--loadmodule", str(module))]
     command = [str(binary.server), "--port", "0", "--unixsocket", str(socket), "--save", "", *modules]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=socket.parent)
-    wait_for(socket.exists, 20, "Redis did not start")
+    wait_for(socket.exists, 60, "Redis did not start")
     yield f"unix://{socket}"
     process.terminate()
     process.wait(10)

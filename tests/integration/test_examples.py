@@ -56,7 +56,7 @@ def test_a_liked_answer_becomes_training_data(stack: Stack) -> None:
     say(stack, stack.key, twice, rating="up")
     stack.post("/feedback", {"request_id": ids[2], "rating": "up"})
     stack.post("/feedback", {"request_id": ids[2], "rating": "down"})
-    wait_for(lambda: examples(stack).get(ids[2], {}).get("rating") == "down", 20, "the examples have not come")
+    wait_for(lambda: examples(stack).get(ids[2], {}).get("rating") == "down", 60, "the examples have not come")
     found = examples(stack)
     text = liked["choices"][0]["message"]["content"]
     assert found[ids[0]]["answer"] == text
@@ -82,14 +82,14 @@ def test_words_that_are_not_to_be_kept_are_no_example(stack: Stack) -> None:
     for policy in ("hash", "none", "text"):
         key = stack.post("/keys", {"name": "of a test", "query_text": policy, "scopes": ["chat"]}).json()
         headers = {"authorization": f"Bearer {key['secret']}"}
-        wait_for(partial(counts, stack, key["secret"]), 5, "the key does not count")
+        wait_for(partial(counts, stack, key["secret"]), 20, "the key does not count")
         answer = ask(stack, key["secret"], f"Say one word about {policy}.")
         say(stack, key["secret"], answer, rating="up")
         marked[policy] = answer["metadata"]["request_id"]
         refused = http().get(f"{stack.url}/examples", headers=headers, timeout=30)
         assert refused.status_code == 403, "what others have asked is for admins"
         http().delete(f"{stack.url}/keys/{key['id']}", headers=stack.headers)
-    wait_for(lambda: marked["text"] in examples(stack), 20, "the example has not come")
+    wait_for(lambda: marked["text"] in examples(stack), 60, "the example has not come")
     assert not {marked["hash"], marked["none"]} & set(examples(stack))
     assert httpx.get(f"{stack.url}/examples", timeout=30).status_code == 401
 

@@ -86,7 +86,7 @@ def test_postgresql_that_is_away_for_a_minute_misses_nothing(
     services.stopProcess("postgres")
     try:
         seen, _ = asyncio.run(traffic(stack, lambda: stack.replica("Ledger").kill()))
-        wait_for(lambda: "ledger" in stack.health().get("parts", {}), 30, "the Ledger was not restarted")
+        wait_for(lambda: "ledger" in stack.health().get("parts", {}), 60, "the Ledger was not restarted")
         assert stack.health()["status"] == "degraded"
         assert stack.get("/usage").status_code == 503, "what needs PostgreSQL says so"
         assert stack.ask("Is anybody there?", model=SMALL, max_tokens=2).status_code == 200
@@ -134,14 +134,14 @@ def test_half_a_record_holds_up_no_other(stack: Stack) -> None:
     with path.open("ab") as file:
         file.write(b'00000000 {}\n00ff00ff {"request_id": "ha')
     identities = {one["request_id"] for one in rows}
-    wait_for(lambda: identities <= set(stack.ledger_ids()), 20, "rows before the half one are missing")
-    wait_for(lambda: not path.exists(), 20, "a file whose writer is gone stays")
+    wait_for(lambda: identities <= set(stack.ledger_ids()), 60, "rows before the half one are missing")
+    wait_for(lambda: not path.exists(), 60, "a file whose writer is gone stays")
     assert stack.health()["parts"]["ledger"]["damaged_lines"] == damaged + 1
 
 
 def every_row_is_there_once(stack: Stack, seen: Seen) -> None:
     """Of what was answered while a fault went on."""
-    wait_for(lambda: set(seen.answered) <= set(stack.ledger_ids()), 30, "rows of answered requests are missing")
+    wait_for(lambda: set(seen.answered) <= set(stack.ledger_ids()), 60, "rows of answered requests are missing")
     counted = Counter(stack.ledger_ids())
     assert [identity for identity in seen.answered if counted[identity] != 1] == []
 
@@ -149,7 +149,7 @@ def every_row_is_there_once(stack: Stack, seen: Seen) -> None:
 def empty_redis(stack: Stack) -> None:
     """As if it had started on another disk."""
     redis = Redis.from_url(stack.settings.environment(stack.credentials)["GROUPQWEN_REDIS_URL"])
-    wait_for(lambda: answers(redis), 30, "Redis did not come back")
+    wait_for(lambda: answers(redis), 60, "Redis did not come back")
     redis.flushall()
 
 

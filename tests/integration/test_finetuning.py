@@ -45,7 +45,7 @@ def others(group: Stack) -> Iterator[Any]:
                 pass
             return True
 
-        wait_for(counts, 5, "a new key does not count")
+        wait_for(counts, 20, "a new key does not count")
         return client, key["id"]
 
     yield new
@@ -289,5 +289,5 @@ def test_streams_of_events_are_counted_and_end_with_their_client(group: Stack, o
         with pytest.raises(openai.RateLimitError, match="under way"):
             narrow.fine_tuning.jobs.list()
     for client in (mine, narrow):
-        wait_for(lambda client=client: code(client) is None, 10, "who has left holds its place")  # type: ignore[misc]
+        wait_for(lambda client=client: code(client) is None, 40, "who has left holds its place")  # type: ignore[misc]
         cancel(group, jobs[client])

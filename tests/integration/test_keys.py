@@ -46,7 +46,7 @@ def works(stack: Stack, secret: str) -> bool:
 def test_a_key_may_do_what_it_was_made_for_and_nothing_else(stack: Stack, make: Any) -> None:
     key = make(variants=[MIDDLE])
     assert key["scopes"] == ["chat"] and key["secret"].startswith("gq-")
-    wait_for(lambda: works(stack, key["secret"]), 5, "a new key does not count")
+    wait_for(lambda: works(stack, key["secret"]), 20, "a new key does not count")
     answer = ask(stack, key["secret"], "/chat/completions", chat())
     assert answer.headers["x-groupqwen-variant"] == MIDDLE, "whoever else would be meant"
     refused = ask(stack, key["secret"], "/chat/completions", chat(SMALL))
@@ -73,7 +73,7 @@ def test_a_key_may_do_what_it_was_made_for_and_nothing_else(stack: Stack, make: 
         told = ask(stack, key["secret"], trick, {})
         assert told.status_code in (400, 403, 404, 405), (trick, told.text)
     only_admin = make(scopes=["admin"])["secret"]
-    wait_for(lambda: ask(stack, only_admin, "/keys", method="GET").status_code == 200, 5, "it does not count")
+    wait_for(lambda: ask(stack, only_admin, "/keys", method="GET").status_code == 200, 20, "it does not count")
     assert ask(stack, only_admin, "/chat/completions", chat()).status_code == 403
     with connect(
         stack.url.replace("http", "ws") + "/chat/ws", additional_headers={"x-api-key": only_admin}
@@ -83,23 +83,23 @@ def test_a_key_may_do_what_it_was_made_for_and_nothing_else(stack: Stack, make: 
 
 def test_a_key_that_was_revoked_or_rotated_counts_for_nothing(stack: Stack, make: Any) -> None:
     key = make()
-    wait_for(lambda: works(stack, key["secret"]), 5, "a new key does not count")
+    wait_for(lambda: works(stack, key["secret"]), 20, "a new key does not count")
     rotated = stack.post(f"/keys/{key['id']}/rotate", {}).json()
     assert rotated["id"] == key["id"] and rotated["secret"] != key["secret"]
-    wait_for(lambda: not works(stack, key["secret"]), 5, "the secret of before still counts")
-    wait_for(lambda: works(stack, rotated["secret"]), 5, "the new secret does not count")
+    wait_for(lambda: not works(stack, key["secret"]), 20, "the secret of before still counts")
+    wait_for(lambda: works(stack, rotated["secret"]), 20, "the new secret does not count")
     shown = stack.get("/keys").json()["keys"]
     assert key["id"] in [one["id"] for one in shown]
     assert all("secret" not in one and "sha256" not in one for one in shown)
     gone = http().delete(f"{stack.url}/keys/{key['id']}", headers=stack.headers)
     assert gone.json() == {"id": key["id"], "revoked": True}
-    wait_for(lambda: not works(stack, rotated["secret"]), 5, "a revoked key still counts")
+    wait_for(lambda: not works(stack, rotated["secret"]), 20, "a revoked key still counts")
     assert http().delete(f"{stack.url}/keys/{key['id']}", headers=stack.headers).status_code == 404
 
 
 def test_a_socket_is_closed_to_a_key_that_was_revoked_and_each_message_has_a_row(stack: Stack, make: Any) -> None:
     key = make()
-    wait_for(lambda: works(stack, key["secret"]), 5, "a new key does not count")
+    wait_for(lambda: works(stack, key["secret"]), 20, "a new key does not count")
     address = stack.url.replace("http", "ws") + "/chat/ws"
     before = {one["name"]: one["requests"] for one in stack.get("/usage?by=key").json()["rows"]}
     with connect(address, additional_headers={"x-api-key": key["secret"]}) as socket:
@@ -108,7 +108,7 @@ def test_a_socket_is_closed_to_a_key_that_was_revoked_and_each_message_has_a_row
             while json.loads(socket.recv(timeout=60)).get("type") != "done":
                 pass
         http().delete(f"{stack.url}/keys/{key['id']}", headers=stack.headers)
-        wait_for(lambda: not works(stack, key["secret"]), 5, "a revoked key still counts")
+        wait_for(lambda: not works(stack, key["secret"]), 20, "a revoked key still counts")
         socket.send(json.dumps(chat(SMALL)))
         assert json.loads(socket.recv(timeout=60))["error"]["code"] == "invalid_api_key"
         with pytest.raises(ConnectionClosed) as closed:
@@ -119,7 +119,7 @@ def test_a_socket_is_closed_to_a_key_that_was_revoked_and_each_message_has_a_row
         now = {one["name"]: one["requests"] for one in stack.get("/usage?by=key").json()["rows"]}
         return int(now.get(key["id"], 0)) - before.get(key["id"], 0)
 
-    wait_for(lambda: rows() == 2, 20, lambda: f"{rows()} rows of 2 messages")
+    wait_for(lambda: rows() == 2, 60, lambda: f"{rows()} rows of 2 messages")
 
 
 def test_nobody_locks_everyone_out(stack: Stack) -> None:

@@ -179,7 +179,7 @@ def test_a_request_is_traced_by_its_id_and_counted(stack: Stack) -> None:
     def found() -> dict[str, Any]:
         return dict(stack.get(f"/requests/{request_id}").json())
 
-    wait_for(lambda: bool(found().get("feedback")), 20, lambda: f"it is not in the Ledger: {found()}")
+    wait_for(lambda: bool(found().get("feedback")), 60, lambda: f"it is not in the Ledger: {found()}")
     told = found()
     assert (told["variant"], told["user"], told["status"], told["finish_reason"]) == (SMALL, "ann", 200, "length")
     assert told["trace"]["reason"] and told["completion_tokens"] == 2
@@ -204,12 +204,12 @@ def test_a_request_is_traced_by_its_id_and_counted(stack: Stack) -> None:
 def test_a_key_sees_its_own_rows_and_what_touches_others_is_written_down(stack: Stack) -> None:
     made = stack.post("/keys", {"name": "of a test"}).json()
     theirs = stack.ask("Say hi.", model=SMALL, max_tokens=2).headers["x-request-id"]
-    wait_for(lambda: stack.get(f"/requests/{theirs}").status_code == 200, 20, "it is not in the Ledger")
+    wait_for(lambda: stack.get(f"/requests/{theirs}").status_code == 200, 60, "it is not in the Ledger")
 
     def told(path: str) -> httpx.Response:
         return httpx.get(stack.url + path, headers={"authorization": f"Bearer {made['secret']}"}, timeout=30)
 
-    wait_for(lambda: told("/usage").status_code == 200, 5, "the key does not count")
+    wait_for(lambda: told("/usage").status_code == 200, 20, "the key does not count")
     assert told("/usage?by=key").json()["rows"] == [], "it has asked nothing"
     assert told(f"/requests/{theirs}").status_code == 404
     assert told("/usage?key=key_000000000000").status_code == 400
@@ -224,5 +224,5 @@ def wait_for_acts(stack: Stack, act: str) -> list[dict[str, Any]]:
     def found() -> list[dict[str, Any]]:
         return [one for one in stack.get("/audit").json()["acts"] if one["act"] == act]
 
-    wait_for(lambda: bool(found()), 20, "it was not written down")
+    wait_for(lambda: bool(found()), 60, "it was not written down")
     return found()

@@ -174,5 +174,5 @@ def test_it_leaves_in_order(head: Stack, node: subprocess.Popen[str], second_hom
     node.terminate()
     assert node.wait(60) == 0
     assert started_from(second_home) == []
-    wait_for(lambda: state(head) == "away", 30, "it is still offered")
+    wait_for(lambda: state(head) == "away", 60, "it is still offered")
     assert head.health()["status"] == "ok"

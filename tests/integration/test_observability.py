@@ -43,7 +43,7 @@ def spans_of(stack: Stack, request_id: str, count: int) -> list[dict[str, Any]]:
         found = [span for span in spans if span["attributes"]["groupqwen.request_id"] == request_id]
         return len(found) >= count
 
-    wait_for(there, 20, lambda: f"{len(found)} spans: {[span['name'] for span in found]}")
+    wait_for(there, 60, lambda: f"{len(found)} spans: {[span['name'] for span in found]}")
     return found
 
 

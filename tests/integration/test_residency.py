@@ -91,7 +91,7 @@ def test_three_hundred_requests_complete_within_the_budget(small_budget: Stack) 
 def test_what_the_dashboards_show_of_it_is_there(small_budget: Stack) -> None:
     wanted = {name: labels for name, labels in ours().items() if name.startswith("ray_groupqwen_residency_")}
     assert len(wanted) == 6
-    wait_for(lambda: wanted.keys() <= scraped(small_budget).keys(), 20, lambda: f"{scraped(small_budget).keys()}")
+    wait_for(lambda: wanted.keys() <= scraped(small_budget).keys(), 60, lambda: f"{scraped(small_budget).keys()}")
     there = scraped(small_budget)
     assert {name for name, labels in wanted.items() if not labels <= there[name]} == set()
 

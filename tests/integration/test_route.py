@@ -57,7 +57,7 @@ def test_a_question_is_embedded_once(stack: Stack) -> None:
     asked = stack.ask("Name the colour of grass in one word, please.", **fields)
     assert asked.json()["metadata"]["cache"] == "miss"
     # Classified, looked up and, a moment later, kept.
-    wait_for(lambda: kept(stack) == 1, 20, "the answer was not kept")
+    wait_for(lambda: kept(stack) == 1, 60, "the answer was not kept")
     again = stack.ask("Name the colour of grass in one word, please.", **fields)
     assert again.json()["metadata"]["cache"] == "exact"
     assert embedded(stack) == before + 1, "for lookup and storing alike; an exact hit needs none"
@@ -103,7 +103,7 @@ def test_a_decision_that_reads_the_embedding_takes_the_lookups(stack: Stack, lea
     assert (about["cache"], about["variant"]) == ("miss", SMALL)
     expected = {one["variant"]: one["correct"] for one in about["route"]["candidates"]}
     assert expected[SMALL] > expected[MIDDLE]
-    wait_for(lambda: kept(stack) == 1, 20, "the answer was not kept")
+    wait_for(lambda: kept(stack) == 1, 60, "the answer was not kept")
     assert stack.ask(question, **fields).json()["metadata"]["cache"] == "exact"
     assert embedded(stack) == before + 1, "for lookup, decision and storing alike"
     assert stack.ask(question, **{**fields, "cache": "no-cache"}).json()["metadata"]["cache"] == "miss"

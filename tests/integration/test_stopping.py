@@ -38,10 +38,10 @@ def test_a_ray_that_dies_comes_back_with_the_application(light: Stack, job: str)
     reached = about(light, job)["progress"]["checkpoint"]
     before = light.processes("raylet/raylet")[0]
     before.send_signal(signal.SIGKILL)
-    wait_for(lambda: light.health().get("status") != "ok", 30, "Ray's death was not noticed")
+    wait_for(lambda: light.health().get("status") != "ok", 60, "Ray's death was not noticed")
     light.wait_until_well(180)
     assert light.processes("raylet/raylet")[0].pid != before.pid
-    wait_for(lambda: len(light.processes("bin/haproxy")) == 1, 20, "an HAProxy of before goes on")
+    wait_for(lambda: len(light.processes("bin/haproxy")) == 1, 60, "an HAProxy of before goes on")
     assert light.ask("Are you back?", model=SMALL, max_tokens=3).status_code == 200
     wait_for_step(light, job, reached + 2)
 
@@ -58,7 +58,7 @@ def test_up_recovers_after_everything_was_killed_and_loses_nothing(light: Stack,
     light.wait_until_well()
     assert light.ask("Are you there?", model=SMALL, max_tokens=3).status_code == 200
     assert light.key == json.loads(light.settings.home.credentials.read_text())["api_key"]
-    wait_for(lambda: asked in light.ledger_ids(), 15, "a row was lost")
+    wait_for(lambda: asked in light.ledger_ids(), 60, "a row was lost")
     reached = about(light, job)["progress"]["step"]
     wait_for_step(light, job, reached + 2)
     assert about(light, job)["attempt"] >= 3

@@ -128,7 +128,7 @@ def row(stack: Stack, request_id: str) -> dict[str, Any]:
             await connection.close()
 
     found: dict[str, Any] = {}
-    wait_for(lambda: bool(found.update(asyncio.run(fetch()) or {}) or found), 20, "the Ledger has no row of it")
+    wait_for(lambda: bool(found.update(asyncio.run(fetch()) or {}) or found), 60, "the Ledger has no row of it")
     return found
 
 
@@ -242,7 +242,7 @@ def test_an_unsure_answer_is_left_to_a_larger_variant_before_anything_is_sent(
     assert told["trace"]["attempts"][0]["confidence"] < 0.6
     assert not any(choice.get("logprobs") for event in events for choice in event["choices"])
     moves = "ray_groupqwen_route_moves_total"
-    wait_for(lambda: {"variant", "outcome"} <= scraped(stack).get(moves, set()), 20, "the metrics do not say so")
+    wait_for(lambda: {"variant", "outcome"} <= scraped(stack).get(moves, set()), 60, "the metrics do not say so")
 
 
 def test_a_sure_answer_is_kept_and_a_whole_one_is_judged_as_such(stack: Stack, proxy: FaultyProxy) -> None:
@@ -294,7 +294,7 @@ def test_feedback_is_kept_and_can_be_learned_from(stack: Stack, proxy: FaultyPro
         finally:
             await connection.close()
 
-    wait_for(lambda: asyncio.run(said()) == 2, 20, "feedback has not come to the Ledger")
+    wait_for(lambda: asyncio.run(said()) == 2, 60, "feedback has not come to the Ledger")
     few = stack.run_cli("router", "train", "--from", "ledger", "--artifact", str(tmp_path / "router.npz"))
     assert few.returncode != 0
     assert "too few" in few.stdout + few.stderr

@@ -168,8 +168,8 @@ def test_many_at_once_and_one_that_leaves(awake: OpenAI, two_engines: Stack) -> 
     stream = ask(awake, ON_VLLM, stream=True, max_tokens=900, logit_bias=NO_END)
     next(iter(stream))
     stream.close()
-    wait_for(lambda: two_engines.status(ON_VLLM)["cancelled"] > before, 20, "the cancellation was not noticed")
-    wait_for(lambda: two_engines.status(ON_VLLM)["active"] == 0, 20, "vLLM went on for nobody")
+    wait_for(lambda: two_engines.status(ON_VLLM)["cancelled"] > before, 60, "the cancellation was not noticed")
+    wait_for(lambda: two_engines.status(ON_VLLM)["active"] == 0, 60, "vLLM went on for nobody")
 
 
 def test_an_adapter_answers_beside_its_base(awake: OpenAI, two_engines: Stack) -> None:
@@ -198,7 +198,7 @@ def test_an_adapter_answers_beside_its_base(awake: OpenAI, two_engines: Stack) -
         assert two_engines.post(f"/adapters/{name}/demote", {}).status_code == 200
         with pytest.raises(NotFoundError, match="not promoted"):
             said(model)
-        wait_for(lambda: not two_engines.status(ON_VLLM)["adapters"], 10, "vLLM has not forgotten it")
+        wait_for(lambda: not two_engines.status(ON_VLLM)["adapters"], 40, "vLLM has not forgotten it")
         assert said(ON_VLLM) == alone[ON_VLLM]
         assert two_engines.replica(ON_VLLM) == replica
     finally:
@@ -235,8 +235,8 @@ def test_it_leaves_when_it_is_told_to_and_its_memory_is_free(awake: OpenAI, two_
     family = [one for one in two_engines.replica(ON_VLLM).children(recursive=True) if "VLLM" in one.name()]
     assert len(family) == 2
     assert two_engines.post(f"/models/{ON_VLLM}/unload", {}).status_code == 200
-    wait_for(lambda: two_engines.status(ON_VLLM)["state"] == "absent", 30, "it did not leave")
-    wait_for(lambda: not any(is_alive(one) for one in family), 10, "a process of vLLM's was left")
+    wait_for(lambda: two_engines.status(ON_VLLM)["state"] == "absent", 60, "it did not leave")
+    wait_for(lambda: not any(is_alive(one) for one in family), 40, "a process of vLLM's was left")
     assert two_engines.status(ON_VLLM)["memory_mb"] < 1500
     # Who is kept always has no place to give.
     assert two_engines.post(f"/models/{SMALL}/unload", {}).status_code == 409
