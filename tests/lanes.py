@@ -1,7 +1,8 @@
 """Every test, with types, in lanes that run at the same time: `bash scripts/test.sh` calls this.
 
 Most tests of the real stack wait for something, so two stacks share the machine, and what computes fills the gaps:
-at a lower priority, so that nobody waits for it. Coverage is measured in each lane and reported over all of them.
+at a lower priority, so that nobody waits for it. Coverage is measured in the first stack and by what computes, and
+reported over both: tracing makes all Python slow, and the second stack runs little that they do not.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from configs.home import Home
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT / ".coverage-lanes"
-PYTEST = ("-m", "pytest", "--cov", "--cov-report=", "--cov-fail-under=0", "--durations=25", "--durations-min=5")
+PYTEST = ("-m", "pytest", "--durations=25", "--durations-min=5")
+MEASURED = (*PYTEST, "--cov", "--cov-report=", "--cov-fail-under=0")
 INTEGRATION = "tests/integration"
 SECOND_STACK = (
     "observability",
@@ -109,20 +111,20 @@ def lanes(home: Path, port_offset: int) -> list[Lane]:
     """`home`: the first stack's; the second one's is beside it, with the same weights."""
     computing = Lane(
         "unit",
-        [("-m", "mypy"), (*PYTEST, "-o", "timeout_func_only=false", "tests", f"--ignore={INTEGRATION}")],
+        [("-m", "mypy"), (*MEASURED, "-o", "timeout_func_only=false", "tests", f"--ignore={INTEGRATION}")],
         # Numerics on two threads wait for each other where others compute too.
         {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
         nice=10,
     )
     if virtual_memory().total < TWO_STACKS_MB * 2**20:
-        return [Lane("first", [(*PYTEST, INTEGRATION)]), computing]
+        return [Lane("first", [(*MEASURED, INTEGRATION)]), computing]
     second = [f"{INTEGRATION}/test_{name}.py" for name in SECOND_STACK]
     there = {
         "GROUPQWEN_TEST_HOME": str(prepare_second(home)),
         "GROUPQWEN_TEST_PORT_OFFSET": str(port_offset + PORTS_APART),
     }
     return [
-        Lane("first", [(*PYTEST, INTEGRATION, *(f"--ignore={path}" for path in second))]),
+        Lane("first", [(*MEASURED, INTEGRATION, *(f"--ignore={path}" for path in second))]),
         Lane("second", [(*PYTEST, *second)], there),
         computing,
     ]
