@@ -39,6 +39,8 @@ def test_a_small_machine_has_one_stack(
     assert " ".join(lane.name for lane in found) == names
     own = [lane.environment.get("GROUPQWEN_TEST_PORT_OFFSET") for lane in found]
     assert own == ([None, None] if len(found) == 2 else [None, "1200", None])
+    measured = [lane.name for lane in found if "--cov" in lane.commands[-1]]
+    assert measured == ["first", "unit"]
 
 
 def test_the_second_home_shares_the_weights(tmp_path: Path) -> None:
